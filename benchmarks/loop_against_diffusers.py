@@ -1,0 +1,192 @@
+"""Training steps a second: stepsearch's loop against diffusers' own training example.
+
+The peer is the inner loop of diffusers 0.42's
+examples/unconditional_image_generation/train_unconditional.py with its default options, without
+accelerate (one process, full precision: accelerate passes every call through) and without progress
+bars and trackers. Its dataset here is a list of tensors, which costs less than the example's
+decoding and augmenting. Both train the same network at the same batch size on the same images, on
+one thread, taking turns, so that both meet the same disturbances.
+
+    python benchmarks/loop_against_diffusers.py [--quick] [--own-processes]
+
+In one process the peer also gains from what our loop asks of the memory allocator (see
+stepsearch/diffusion/memory.py); with --own-processes it runs as it would on its own.
+
+The last line is a JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from stepsearch.diffusion.datasets import DigitsConfig
+from stepsearch.diffusion.denoisers import UNetConfig
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.training import Training, TrainingConfig
+from stepsearch.strategies import UniformConfig
+
+Loop = Callable[[int], None]
+"""Trains for so many steps."""
+BuildLoop = Callable[[Tensor, int, int], Loop]
+"""(images, batch size, total steps) -> a loop."""
+
+
+def our_loop(images: Tensor, batch_size: int, total_steps: int) -> Loop:
+    process = NoiseConfig().build()
+    training = Training(
+        TrainingConfig(batch_size=batch_size, lr=1e-4, warmup_steps=500, ema_decay=0.9999),
+        UNetConfig().build(tuple(images.shape[1:]), seed=0),
+        process,
+        UniformConfig().build(process.alpha_bar),
+        images,
+        budget=batch_size * total_steps,
+        seed=0,
+    )
+
+    def train(steps: int) -> None:
+        training.run(training.images_seen + batch_size * steps)
+
+    return train
+
+
+def diffusers_loop(images: Tensor, batch_size: int, total_steps: int) -> Loop:
+    model = UNetConfig().build(tuple(images.shape[1:]), seed=0)
+    ema_model = EMAModel(
+        model.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4
+    )
+    noise_scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
+    )
+    dataset = [{"input": image} for image in images]
+    loader = torch.utils.data.DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
+    lr_scheduler = get_scheduler(
+        "cosine", optimizer, num_warmup_steps=500, num_training_steps=total_steps
+    )
+    batches = _endless(loader)
+
+    def train(steps: int) -> None:
+        model.train()
+        for batch in itertools.islice(batches, steps):
+            clean_images = batch["input"].to(torch.float32)
+            noise = torch.randn(clean_images.shape, dtype=torch.float32)
+            timesteps = torch.randint(
+                0, noise_scheduler.config.num_train_timesteps, (clean_images.shape[0],)
+            ).long()
+            noisy_images = noise_scheduler.add_noise(clean_images, noise, timesteps)
+            model_output = model(noisy_images, timesteps).sample
+            loss = F.mse_loss(model_output.float(), noise.float())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            lr_scheduler.step()
+            optimizer.zero_grad()
+            ema_model.step(model.parameters())
+            # what the example logs after every step
+            _ = {"loss": loss.detach().item(), "lr": lr_scheduler.get_last_lr()[0]}
+
+    return train
+
+
+def _endless(loader: torch.utils.data.DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    while True:
+        yield from loader
+
+
+Speed = Callable[[int], float]
+"""Trains for so many steps; returns steps a second."""
+
+
+def in_this_process(build: BuildLoop, batch_size: int, total_steps: int) -> Speed:
+    torch.set_num_threads(1)
+    loop = build(DigitsConfig().load().train, batch_size, total_steps)
+
+    def speed(steps: int) -> float:
+        started = time.perf_counter()
+        loop(steps)
+        return steps / (time.perf_counter() - started)
+
+    return speed
+
+
+def in_its_own_process(build: BuildLoop, batch_size: int, total_steps: int) -> Speed:
+    here, there = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    context.Process(
+        target=_serve, args=(there, build, batch_size, total_steps), daemon=True
+    ).start()
+
+    def speed(steps: int) -> float:
+        here.send(steps)
+        return float(here.recv())
+
+    return speed
+
+
+def _serve(pipe: Connection, build: BuildLoop, batch_size: int, total_steps: int) -> None:
+    speed = in_this_process(build, batch_size, total_steps)
+    with contextlib.suppress(EOFError):  # the other end has all it wanted
+        while True:
+            pipe.send(speed(pipe.recv()))
+
+
+def compare(loops: dict[str, Speed], repeats: int, steps: int) -> dict[str, list[float]]:
+    """Steps a second of each loop in each repeat; who goes first alternates."""
+    speeds: dict[str, list[float]] = {name: [] for name in loops}
+    for repeat in range(-1, repeats):  # the first round warms up and is not counted
+        for name in sorted(loops, reverse=repeat % 2 == 0):
+            speed = loops[name](steps)
+            if repeat >= 0:
+                speeds[name].append(speed)
+    return speeds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repeats: some 15 s")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--own-processes", action="store_true", help="one process for each loop")
+    options = parser.parse_args()
+    repeats, steps = (7, 20) if options.quick else (21, 40)
+
+    place = in_its_own_process if options.own_processes else in_this_process
+    total = (repeats + 1) * steps
+    loops = {
+        "stepsearch": place(our_loop, options.batch_size, total),
+        "diffusers": place(diffusers_loop, options.batch_size, total),
+    }
+    speeds = compare(loops, repeats, steps)
+    ratios = [ours / theirs for ours, theirs in zip(*speeds.values(), strict=True)]
+    for name, values in [*speeds.items(), ("ratio", ratios)]:
+        median = statistics.median(values)
+        print(f"{name:12s} {median:8.3f}   ({min(values):.3f} to {max(values):.3f})")
+    result = {
+        "benchmark": "loop_against_diffusers",
+        "own_processes": options.own_processes,
+        "batch_size": options.batch_size,
+        "repeats": repeats,
+        "steps_a_repeat": steps,
+        "steps_per_second": {k: round(statistics.median(v), 2) for k, v in speeds.items()},
+        "ratio": round(statistics.median(ratios), 4),
+        "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

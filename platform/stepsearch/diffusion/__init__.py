@@ -1,0 +1,1 @@
+"""The process: noise processes, datasets, denoisers and the training loop."""

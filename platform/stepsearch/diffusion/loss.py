@@ -1,0 +1,109 @@
+"""What a stretch of training reports: mean losses, also by noise level."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepsearch.diffusion.workers import Workers
+from stepsearch.errors import Diverged
+from stepsearch.strategies.base import FloatArray
+
+BINS = 20
+
+
+@dataclass(frozen=True)
+class LossSummary:
+    """Means over the steps of one `Training.run`; NaN where there was nothing to average."""
+
+    steps: int
+    seconds: float
+    mean_loss: float
+    """The loss that was minimised, w_t times the mean squared error."""
+    grad_norm: float
+    """Norm of the whole gradient before clipping."""
+    log_snr: FloatArray
+    """Centres of 20 equally wide bins of log-SNR, noisiest first."""
+    count: FloatArray
+    """Images that fell in each bin."""
+    loss: FloatArray
+    """Unweighted mean squared error of the denoiser's target in each bin."""
+
+
+def combine(parts: Sequence[LossSummary]) -> LossSummary:
+    """One summary of several stretches that follow each other; at least one of them."""
+    steps = np.array([part.steps for part in parts])
+    count = np.sum([part.count for part in parts], axis=0)
+    loss = np.sum([np.nan_to_num(part.loss) * part.count for part in parts], axis=0)
+    with np.errstate(invalid="ignore"):
+        by_bin = loss / count
+    return LossSummary(
+        int(steps.sum()),
+        sum(part.seconds for part in parts),
+        float(np.average([part.mean_loss for part in parts], weights=steps)),
+        float(np.average([part.grad_norm for part in parts], weights=steps)),
+        parts[0].log_snr,
+        count,
+        by_bin,
+    )
+
+
+class LossMeter:
+    """Adds up losses on the training device; nothing is copied to the host before `summary`."""
+
+    def __init__(self, log_snr: FloatArray, workers: Workers) -> None:
+        """`log_snr` of every timestep, [T]."""
+        edges = np.linspace(log_snr.min(), log_snr.max(), BINS + 1)
+        self._centres = (edges[:-1] + edges[1:]) / 2
+        bins = np.searchsorted(edges[1:-1], log_snr, side="right")
+        self._workers = workers
+        self._bin = torch.from_numpy(bins).to(workers.device)
+        self._binned = self._zeros(2, BINS)
+        self._totals = self._zeros(2)
+        self._steps = 0
+        self._started = time.perf_counter()
+
+    def add(self, t: Tensor, mse: Tensor, loss: Tensor, grad_norm: Tensor) -> None:
+        """One step: timesteps and unweighted losses [n], the weighted loss, the gradient's norm."""
+        ones_and_mse = torch.stack([torch.ones_like(mse), mse])
+        self._binned.index_add_(1, self._bin[t], ones_and_mse.double())
+        self._totals += torch.stack([loss, grad_norm])
+        self._steps += 1
+
+    def check(self, images_seen: int) -> None:
+        """Raise Diverged if any loss or gradient so far was NaN or infinite, on all workers alike.
+
+        Waits for the device, so it is not for every step.
+        """
+        finite = self._totals.isfinite().all().double()
+        if self._workers.size > 1:
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        if not finite:
+            loss, grad_norm = self._totals.tolist()
+            raise Diverged(
+                f"training diverged by images_seen={images_seen}:"
+                f" sum of losses {loss}, of gradient norms {grad_norm}"
+            )
+
+    def summary(self) -> LossSummary:
+        """The means over all workers."""
+        totals = torch.cat([self._totals / self._workers.size, self._binned.flatten()])
+        if self._workers.size > 1:
+            torch.distributed.all_reduce(totals)
+        values = totals.cpu().numpy()
+        count, loss = values[2:].reshape(2, BINS)
+        with np.errstate(invalid="ignore"):
+            mean_loss, grad_norm = values[:2] / np.float64(self._steps)
+            by_bin = loss / count
+        seconds = time.perf_counter() - self._started
+        return LossSummary(
+            self._steps, seconds, float(mean_loss), float(grad_norm), self._centres, count, by_bin
+        )
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self._workers.device)

@@ -1,0 +1,188 @@
+"""Training a denoiser with a timestep strategy: plain PyTorch, on one worker or on several."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers.optimization import get_scheduler
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from stepsearch.config import Config
+from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
+from stepsearch.diffusion.data_order import DataOrder
+from stepsearch.diffusion.ema import MovingAverage
+from stepsearch.diffusion.flat import flatten_gradients, flatten_weights
+from stepsearch.diffusion.loss import LossMeter, LossSummary
+from stepsearch.diffusion.memory import reuse_freed_memory
+from stepsearch.diffusion.noise import NoiseProcess
+from stepsearch.diffusion.seeds import generator
+from stepsearch.diffusion.workers import ALONE, Workers
+from stepsearch.strategies.base import PredictionType, Strategy
+
+__all__ = ["LossSummary", "Training", "TrainingConfig", "Workers"]
+
+_CHECK_EVERY = 10
+"""Steps between two looks for a NaN: each look waits for the device."""
+
+
+class TrainingConfig(Config):
+    """How the denoiser's weights follow from its loss; nothing here depends on the strategy."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Images a step, over all workers together."""
+    lr: float = Field(default=4e-3, gt=0)
+    """AdamW's learning rate after the warm-up."""
+    lr_scheduler: Literal["constant", "cosine"] = "cosine"
+    """What follows the warm-up: the same rate, or half a cosine to 0 at the end of the budget."""
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps in which the learning rate rises linearly from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    """The gradient is scaled down to this norm where it is longer."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    prediction_type: PredictionType = "epsilon"
+    """The denoiser's target: eps, v or x0."""
+
+
+class Training:
+    """One training run that can stop after any step and go on elsewhere, bit for bit on a CPU.
+
+    Minimises the mean over the batch of w_t ||target - denoiser(x_t, t)||^2 / dim with t drawn
+    from the strategy's density. Image indices, timesteps and noise are drawn for the global batch
+    on every worker alike and each worker takes its slice, so that the number of workers changes
+    the result by rounding only.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        denoiser: nn.Module,
+        process: NoiseProcess,
+        strategy: Strategy,
+        images: Tensor,
+        *,
+        budget: int,
+        seed: int,
+        workers: Workers = ALONE,
+    ) -> None:
+        """`images` is float32 [N, C, H, W] in [-1, 1]; `budget`, in images, ends the lr_scheduler.
+
+        Raises UserError if the workers cannot share a batch evenly.
+        """
+        reuse_freed_memory()
+        self.config, self.process, self.strategy = config, process, strategy
+        self.workers, self.budget, self.images_seen = workers, budget, 0
+        self.denoiser = denoiser.to(workers.device).train()
+        self._images = images.to(workers.device)
+        self._share = workers.share(config.batch_size)
+        self._order = DataOrder(len(images), seed, workers.device)
+        self._generator = generator("training", seed, device=workers.device)
+        self._average = MovingAverage(self.denoiser, config.ema_decay)
+        self._weights = nn.Parameter(flatten_weights(self.denoiser))
+        self._weights.grad = self._gradient = flatten_gradients(self.denoiser)
+        self._optimizer = torch.optim.AdamW(
+            [self._weights], lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+        self._lr_scheduler = get_scheduler(
+            {"constant": "constant_with_warmup", "cosine": "cosine"}[config.lr_scheduler],
+            self._optimizer,
+            num_warmup_steps=config.warmup_steps,
+            num_training_steps=math.ceil(budget / config.batch_size),
+        )
+        self._network: nn.Module = self.denoiser
+        if workers.size > 1:
+            self._network = DistributedDataParallel(self.denoiser)
+
+    @property
+    def ema(self) -> nn.Module:
+        """The denoiser with averaged weights, in eval mode: what samples are drawn with."""
+        return self._average.module
+
+    def run(self, until: int) -> LossSummary:
+        """Train until `images_seen` >= `until`, which the budget bounds.
+
+        Raises Diverged within 10 steps of a NaN or infinite loss or gradient, and always before
+        returning.
+        """
+        if until > self.budget:
+            raise ValueError(f"until must be at most the budget ({self.budget}), got {until}")
+        meter = LossMeter(self.process.log_snr, self.workers)
+        while self.images_seen < until:
+            self._step(meter)
+            if self._steps % _CHECK_EVERY == 0:
+                meter.check(self.images_seen)
+        meter.check(self.images_seen)
+        return meter.summary()
+
+    @property
+    def _steps(self) -> int:
+        return self.images_seen // self.config.batch_size
+
+    def _step(self, meter: LossMeter) -> None:
+        x0, t, noise = self._draw()
+        x_t = self.process.add_noise(x0, noise, t)
+        target = self.process.target(x0, noise, t, self.config.prediction_type)
+        output = self._network(x_t, t).sample
+        mse = F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
+        loss = (self.strategy.weights(t) * mse).mean()
+        loss.backward()
+        grad_norm = self._update()
+        self.strategy.observe(t, mse.detach())
+        meter.add(t, mse.detach(), loss.detach(), grad_norm)
+        self.images_seen += self.config.batch_size
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """This worker's slice of the global batch: images, timesteps and noise."""
+        size, shape = self.config.batch_size, self._images.shape[1:]
+        indices = self._order.indices(self.images_seen, size)
+        t = self.strategy.draw(size, self._generator)
+        noise = torch.randn(
+            (size, *shape), generator=self._generator, device=self._generator.device
+        )
+        return self._images[indices[self._share]], t[self._share], noise[self._share]
+
+    def _update(self) -> Tensor:
+        """Move the weights along the gradient; returns the gradient's norm."""
+        grad_norm = clip_grad_norm_(self._weights, self.config.grad_clip)
+        self._optimizer.step()
+        self._gradient.zero_()
+        self._lr_scheduler.step()
+        self._average.update(self._weights, self._steps)
+        return grad_norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the following steps depend on; refers to live tensors."""
+        return {
+            "images_seen": self.images_seen,
+            "denoiser": self.denoiser.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "lr_scheduler": self._lr_scheduler.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.images_seen = state["images_seen"]
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.ema.load_state_dict(state["ema"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._lr_scheduler.load_state_dict(state["lr_scheduler"])
+        self.strategy.load_state_dict(state["strategy"])
+        self._generator.set_state(state["generator"])
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; all workers hold the same state, so one of them is enough."""
+        write_checkpoint(self.state_dict(), path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint; every worker loads it."""
+        self.load_state_dict(read_checkpoint(path))

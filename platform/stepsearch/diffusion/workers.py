@@ -1,0 +1,35 @@
+"""One process's place in a group of data-parallel workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from stepsearch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who am I in the worker group, and where do I compute?
+
+    With `size` > 1 the caller has initialised torch.distributed.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def share(self, batch_size: int) -> slice:
+        """This worker's contiguous part of a global batch; all parts are equally large."""
+        if batch_size % self.size:
+            raise UserError(
+                f"training.batch_size must be a multiple of the {self.size} workers,"
+                f" got {batch_size}"
+            )
+        part = batch_size // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+
+ALONE = Workers()
+"""A single process on the CPU."""

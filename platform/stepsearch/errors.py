@@ -1,0 +1,23 @@
+"""The errors of stepsearch: everything a user can mend is a UserError.
+
+StepsearchError
+├── UserError       a wrong input; the CLI prints its one line and exits with 2
+├── Diverged        a loss or a metric is NaN or infinite; the trial ends as `diverged`
+└── TrialStopped    raised inside `report` when the trial scheduler stops a trial
+"""
+
+
+class StepsearchError(Exception):
+    """Base class of all errors that stepsearch raises on purpose."""
+
+
+class UserError(StepsearchError, ValueError):
+    """A wrong input: one line with the rule, the value and the choices."""
+
+
+class Diverged(StepsearchError):
+    """A loss or a metric became NaN or infinite."""
+
+
+class TrialStopped(StepsearchError):
+    """The trial was asked to stop at its last report; unwinds the training loop."""

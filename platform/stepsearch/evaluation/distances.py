@@ -1,0 +1,105 @@
+"""Distances between two sets of feature vectors: Frechet distance and kernel distance (KID)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stepsearch.errors import UserError
+
+
+class Statistics(NamedTuple):
+    """Mean [d] and unbiased covariance [d, d] of a set of features, float64."""
+
+    mean: Tensor
+    cov: Tensor
+
+
+def statistics(features: Tensor) -> Statistics:
+    """Mean and covariance of `features` [n, d], computed in float64.
+
+    With n <= d the covariance is singular. The Frechet distance stays defined, but its bias, which
+    shrinks like 1/n, is then as large as the distance itself: compare only scores of the same n.
+    Raises UserError for fewer than 2 samples.
+    """
+    features = _matrix(features, "statistics")
+    return Statistics(features.mean(0), torch.cov(features.T).reshape(2 * features.shape[1:]))
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    """Squared Frechet (2-Wasserstein) distance of two Gaussians; 0 when they are equal.
+
+        |mu_1 - mu_2|^2 + Tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))        (Heusel et al. 2017, eq. 6)
+
+    Tr (S_1 S_2)^(1/2) is the sum of the singular values of S_1^(1/2) S_2^(1/2): real at any rank,
+    and with errors of the order of the rounding instead of its square root.
+    """
+    if cov1.shape != cov2.shape:
+        raise UserError(
+            "frechet_distance: both sets must have the same number of features, "
+            f"got {len(cov1)} and {len(cov2)}"
+        )
+    cross = torch.linalg.svdvals(_square_root(cov1) @ _square_root(cov2)).sum()
+    distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
+    return max(0.0, float(distance))
+
+
+def _square_root(cov: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(cov)
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root
+
+
+def kid(
+    real: Tensor, fake: Tensor, *, subsets: int = 4, subset_size: int = 2000, seed: int = 0
+) -> float:
+    """Kernel inception distance (Binkowski et al. 2018, section 4) of features [m, d] and [n, d].
+
+    The mean of the unbiased MMD^2 over `subsets` random pairs of subsets. A set that is no larger
+    than `subset_size` is used whole; if both are, one pass gives the exact estimate.
+    Unbiased, so a little below 0 at times. Raises UserError for fewer than 2 samples.
+    """
+    real, fake = _matrix(real, "kid"), _matrix(fake, "kid")
+    if real.shape[1] != fake.shape[1]:
+        raise UserError(
+            "kid: both sets must have the same number of features, "
+            f"got {real.shape[1]} and {fake.shape[1]}"
+        )
+    if max(len(real), len(fake)) <= subset_size:
+        return _mmd2(real, fake)
+    generator = torch.Generator().manual_seed(seed)
+    draws = [
+        _mmd2(_subset(real, subset_size, generator), _subset(fake, subset_size, generator))
+        for _ in range(subsets)
+    ]
+    return sum(draws) / subsets
+
+
+def _subset(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    return features[torch.randperm(len(features), generator=generator)[:size]]
+
+
+def _mmd2(x: Tensor, y: Tensor) -> float:
+    """Unbiased MMD^2: mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over x != x', y != y'."""
+    between = _cubes(torch.addmm(torch.ones((), dtype=x.dtype), x, y.T, alpha=1 / x.shape[1]))
+    return float(_mean_within(x) + _mean_within(y) - 2 * between / (len(x) * len(y)))
+
+
+def _mean_within(x: Tensor) -> Tensor:
+    gram = torch.addmm(torch.ones((), dtype=x.dtype), x, x.T, alpha=1 / x.shape[1])
+    return (_cubes(gram) - gram.diagonal().pow(3).sum()) / (len(x) * (len(x) - 1))
+
+
+def _cubes(gram: Tensor) -> Tensor:
+    """The sum of k(x, y) = (x . y / d + 1)^3 over a matrix of (x . y / d + 1)."""
+    return torch.dot(gram.square().flatten(), gram.flatten())
+
+
+def _matrix(features: Tensor, where: str) -> Tensor:
+    if features.ndim != 2 or len(features) < 2:
+        raise UserError(
+            f"{where}: features must be [n, d] with n >= 2, got {list(features.shape)}"
+        )
+    return features.double()

@@ -1,0 +1,192 @@
+"""Figures of strategies, samples, losses and quality; the caller saves them.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
+from PIL import Image
+
+FloatArray = npt.NDArray[np.float64]
+Curve = tuple[Sequence[float], Sequence[float]]
+Direction = Literal["minimize", "maximize"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#8a8a8a"
+PALE = "#d0d0d0"
+TILE = 64  # pixels; smaller images are magnified to about this size
+STYLE: Any = {  # Any: matplotlib's stubs list the keys one by one
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "savefig.dpi": 120,
+}
+
+
+def strategy_curves(
+    p: FloatArray, w: FloatArray, *, log_snr: FloatArray | None = None, title: str = ""
+) -> Figure:
+    """Density p, weight w and their product over the timesteps (or over log-SNR); all length T.
+
+    The density is drawn as T p, so that uniform is 1 everywhere; the product T p w says how much
+    a timestep counts in the expected loss.
+    """
+    x = np.arange(len(p)) if log_snr is None else log_snr
+    density = len(p) * p
+    panels = {"density\n(times uniform)": density, "weight": w, "density × weight": density * w}
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(6.4, 5.6, rows=3)
+        for axis, (label, y), colour in zip(axes, panels.items(), COLOURS, strict=False):
+            axis.axhline(1, color=GREY, linestyle="--", linewidth=1, label="uniform")
+            axis.plot(x, y, color=colour)
+            axis.set_ylabel(label)
+            axis.set_ylim(0, 1.08 * max(1, y.max()))
+            _scale(axis, "y", y, decades=2)
+        axes[0].set_title(title)
+        axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1))
+        axes[-1].set_xlabel(
+            "timestep t (0 = least noise)" if log_snr is None else "log-SNR (low = noise)"
+        )
+        if log_snr is not None:
+            axes[-1].invert_xaxis()  # noise grows to the right, as it does over t
+        figure.align_ylabels()
+    return figure
+
+
+def loss_by_log_snr(
+    images_seen: Sequence[int], log_snr: FloatArray, loss: FloatArray, *, title: str = ""
+) -> Figure:
+    """Heat map of the mean loss over training, [len(images_seen), len(log_snr)].
+
+    A row of `loss` is the mean since the row before it, NaN (drawn grey) where no timestep was
+    drawn; `log_snr` holds the bins' centres.
+    """
+    values = np.ma.masked_invalid(np.asarray(loss, dtype=float).T)
+    norm = LogNorm() if values.count() and values.min() > 0 else None
+    with mpl.rc_context(STYLE):
+        figure, (axis,) = _figure(6.4, 3.8)
+        across = np.array([0, *images_seen], dtype=float)
+        mesh = axis.pcolormesh(across, _edges(log_snr), values, norm=norm, cmap="cividis")
+        axis.grid(visible=False)
+        axis.set_facecolor(PALE)
+        axis.set_title(title)
+        axis.set_ylabel("log-SNR (low = noise)")
+        _count_images(axis)
+        figure.colorbar(mesh, ax=axis, label="mean squared error")
+    return figure
+
+
+def quality_curves(
+    curves: Mapping[str, Curve],
+    *,
+    metric: str,
+    baseline: str | None = None,
+    direction: Direction = "minimize",
+    title: str = "",
+) -> Figure:
+    """Quality against images seen, from {label: (images_seen, values)}.
+
+    The baseline is dashed, and a thin line continues its last value: a curve that reaches this
+    line has caught up. Beyond six others, only the best six have a colour and a name.
+    """
+    if not curves:
+        raise ValueError("curves must hold at least one curve, got none")
+    others = _best_first({k: v for k, v in curves.items() if k != baseline}, direction)
+    with mpl.rc_context(STYLE):
+        figure, (axis,) = _figure(6.4, 4.2)
+        for label in others[len(COLOURS) :]:
+            axis.plot(*curves[label], color=PALE, linewidth=1)
+        if baseline is not None and baseline in curves:
+            axis.plot(*curves[baseline], color="black", linestyle="--", label=baseline)
+            axis.axhline(curves[baseline][1][-1], color="black", linewidth=0.6, alpha=0.6)
+        for label, colour in zip(others, COLOURS, strict=False):
+            axis.plot(*curves[label], color=colour, marker="o", markersize=3, label=label)
+        _scale(axis, "x", np.concatenate([seen for seen, _ in curves.values()]))
+        _scale(axis, "y", np.concatenate([values for _, values in curves.values()]))
+        better = "lower" if direction == "minimize" else "higher"
+        axis.set_ylabel(f"{metric} ({better} is better)")
+        axis.set_title(title)
+        _count_images(axis)
+        axis.legend()
+    return figure
+
+
+def sample_grid(images: npt.ArrayLike, n: int = 64) -> Image.Image:
+    """The first n images [N, C, H, W] in [-1, 1] as one picture; C is 1 or 3.
+
+    Tiny images are magnified without smoothing, so that each pixel stays visible.
+    """
+    tiles = np.asarray(images, dtype=np.float64)[:n]
+    if tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or len(tiles) == 0:
+        raise ValueError(f"images must be [N, 1 or 3, H, W], got {list(np.shape(images))}")
+    pixels = (255 * np.clip(np.nan_to_num(tiles) / 2 + 0.5, 0, 1)).round().astype(np.uint8)
+    zoom = max(1, round(TILE / pixels.shape[-1]))
+    pixels = pixels.repeat(zoom, axis=2).repeat(zoom, axis=3)
+    return _mosaic(pixels, columns=int(np.ceil(np.sqrt(len(pixels)))), gap=2)
+
+
+def _mosaic(tiles: npt.NDArray[np.uint8], columns: int, gap: int) -> Image.Image:
+    count, channels, height, width = tiles.shape
+    rows = -(-count // columns)
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
+    picture = np.full(shape, 255, dtype=np.uint8)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        y, x = gap + row * (height + gap), gap + column * (width + gap)
+        picture[y : y + height, x : x + width] = tile.transpose(1, 2, 0)
+    return Image.fromarray(picture.squeeze(2) if channels == 1 else picture)
+
+
+def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def _scale(axis: Axes, which: Literal["x", "y"], values: Any, decades: float = 1) -> None:
+    """A logarithmic axis for positive values that span more than `decades`, else a linear one."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    if not (low > 0 and high > 10**decades * low):
+        return
+    axis.set(**{f"{which}scale": "log"})
+    ticks = (1, 2, 5) if high < 300 * low else (1,)
+    line = axis.xaxis if which == "x" else axis.yaxis
+    line.set_major_locator(LogLocator(subs=ticks))
+    line.set_major_formatter(StrMethodFormatter("{x:g}"))
+    line.set_minor_formatter(NullFormatter())
+
+
+def _count_images(axis: Axes) -> None:
+    axis.set_xlabel("training images seen")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _edges(centres: FloatArray) -> FloatArray:
+    middles = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate(
+        [[2 * centres[0] - middles[0]], middles, [2 * centres[-1] - middles[-1]]]
+    )
+
+
+def _best_first(curves: Mapping[str, Curve], direction: Direction) -> list[str]:
+    return sorted(curves, key=lambda label: curves[label][1][-1], reverse=direction == "maximize")

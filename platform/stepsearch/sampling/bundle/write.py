@@ -1,0 +1,128 @@
+"""Writing a bundle: the whole folder or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from diffusers import DDPMPipeline, UNet2DModel
+
+from stepsearch.diffusion.noise import NoiseProcess
+from stepsearch.diffusion.training import TrainingConfig
+from stepsearch.diffusion.workers import Workers
+from stepsearch.errors import UserError
+from stepsearch.figures import sample_grid, strategy_curves
+from stepsearch.sampling.bundle.card import card
+from stepsearch.sampling.bundle.strategy_file import Provenance, StrategyFile, strategy_file
+from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
+from stepsearch.strategies import Strategy, StrategyConfig
+
+_SCRIPT = Path(__file__).with_name("train_with_strategy.py")
+_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle is made from."""
+
+    process: NoiseProcess
+    sampler: SamplerConfig
+    """How the denoiser's images were drawn when it was judged."""
+    training: TrainingConfig
+    config: StrategyConfig
+    strategy: Strategy
+    """What `config` built, in its last state."""
+    denoiser: UNet2DModel
+    """With averaged weights."""
+    recipe: str
+    """The resolved configuration, as YAML."""
+    leaderboard: pd.DataFrame
+    provenance: Provenance
+
+
+def write_bundle(folder: Path, bundle: Bundle, *, seed: int = 0) -> Path:
+    """Write strategy.json, search.yaml, pipeline/, the leaderboard, a training script, pictures
+    and a README.md to `folder`; returns `folder`. `seed` is that of the pictured samples.
+
+    The files are written to a hidden folder beside it, which takes its name at the very end.
+    Raises UserError if `folder` exists or cannot be written, or if the parts do not fit together.
+    """
+    file = strategy_file(
+        bundle.process, bundle.training, bundle.config, bundle.strategy, bundle.provenance
+    )
+    if folder.exists():
+        raise UserError(f"folder must not exist yet, got {str(folder)!r}")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        _fill(temporary, bundle, file, seed)
+        os.replace(temporary, folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"folder must be writable, got {str(folder)!r}: {reason}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _fill(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
+    file.write(folder)
+    (folder / "search.yaml").write_text(bundle.recipe, encoding="utf-8")
+    _write_pipeline(folder / "pipeline", bundle)
+    _draw(folder, bundle, file, seed)
+    _write_leaderboard(folder, bundle.leaderboard)
+    shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
+    (folder / "README.md").write_text(card(file, bundle.sampler), encoding="utf-8")
+
+
+def _write_pipeline(folder: Path, bundle: Bundle) -> None:
+    """The denoiser with DDPM's scheduler, whose settings DDIMPipeline takes over."""
+    ancestral = bundle.sampler.model_copy(update={"kind": "ddpm"})
+    target = bundle.training.prediction_type
+    scheduler = diffusion_scheduler(bundle.process, ancestral, target)
+    DDPMPipeline(unet=bundle.denoiser, scheduler=scheduler).save_pretrained(folder)
+    # safetensors lets nobody but the owner read its files
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod((folder / "model_index.json").stat().st_mode)
+
+
+def _draw(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
+    images = generate(
+        bundle.denoiser,
+        bundle.process,
+        bundle.sampler,
+        _SAMPLES,
+        shape=_shape(bundle.denoiser),
+        prediction_type=bundle.training.prediction_type,
+        seed=seed,
+        workers=Workers(device=bundle.denoiser.device),
+    )
+    sample_grid(images.numpy(), _SAMPLES).save(folder / "samples.png")
+    strategy_curves(np.array(file.p), np.array(file.w)).savefig(folder / "strategy.png", dpi=110)
+
+
+def _shape(denoiser: UNet2DModel) -> tuple[int, int, int]:
+    """(C, H, W) of the images that it draws."""
+    size = denoiser.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return denoiser.config.in_channels, height, width
+
+
+def _write_leaderboard(folder: Path, leaderboard: pd.DataFrame) -> None:
+    table = leaderboard.apply(_one_type)
+    table.to_csv(folder / "leaderboard.csv", index=False)
+    table.to_parquet(folder / "leaderboard.parquet", index=False)
+
+
+def _one_type(column: pd.Series) -> pd.Series:
+    """As Parquet needs it: values of several types become text, and so CSV has them too.
+
+    Empty text becomes a missing value, which it is for whoever reads the CSV.
+    """
+    if pd.api.types.infer_dtype(column, skipna=True) in ("mixed", "mixed-integer"):
+        column = column.map(str, na_action="ignore")
+    return column.replace("", None)

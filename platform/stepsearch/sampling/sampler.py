@@ -1,0 +1,110 @@
+"""Drawing images with diffusers' own samplers, reproducibly one by one."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.utils.torch_utils import randn_tensor
+from pydantic import Field
+from torch import Tensor, nn
+
+from stepsearch.config import Config
+from stepsearch.diffusion.noise import NoiseProcess
+from stepsearch.diffusion.seeds import generator
+from stepsearch.diffusion.workers import ALONE, Workers
+from stepsearch.errors import UserError
+from stepsearch.strategies.base import PredictionType
+
+
+class SamplerConfig(Config):
+    """How images are drawn; part of every measured quality, hence pinned here and not defaulted."""
+
+    kind: Literal["ddim", "ddpm"] = "ddim"
+    """DDIM (Song et al. 2021) or ancestral DDPM sampling (Ho et al. 2020)."""
+    num_steps: int = Field(default=10, ge=1, le=10_000)
+    """Network evaluations an image; must divide T."""
+    clip_sample: bool = True
+    """Clip each step's prediction of x0 to [-1, 1]."""
+    eta: float = Field(default=0.0, ge=0, le=1)
+    """DDIM's noise: 0 is deterministic, 1 as noisy as DDPM. Without effect on ddpm."""
+    batch_size: int = Field(default=256, ge=1)
+    """Images drawn at a time; changes them by rounding only."""
+
+
+def diffusion_scheduler(
+    process: NoiseProcess, config: SamplerConfig, prediction_type: PredictionType
+) -> DDIMScheduler | DDPMScheduler:
+    """diffusers' scheduler, its timesteps set: T/K - 1, 2T/K - 1, ..., T - 1 for K = num_steps.
+
+    That is "trailing" spacing, which starts at the noisiest timestep (Lin et al. 2024, table 2).
+    Raises UserError if num_steps does not divide T: diffusers would round and miss timesteps.
+    """
+    if process.T % config.num_steps:
+        raise UserError(f"sampler.num_steps must divide T = {process.T}, got {config.num_steps}")
+    scheduler = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[config.kind](
+        **process.scheduler_config(),
+        prediction_type=prediction_type,
+        clip_sample=config.clip_sample,
+        timestep_spacing="trailing",
+    )
+    scheduler.set_timesteps(config.num_steps)
+    return scheduler
+
+
+def generate(
+    denoiser: nn.Module,
+    process: NoiseProcess,
+    config: SamplerConfig,
+    n: int,
+    *,
+    shape: tuple[int, int, int],
+    prediction_type: PredictionType,
+    seed: int,
+    workers: Workers = ALONE,
+) -> Tensor:
+    """n images [n, C, H, W] in [-1, 1], on the CPU of every worker.
+
+    All noise of image i comes from a generator of its own that depends on (seed, i) only, so
+    neither n, nor the batch size, nor the number of workers changes an image but by rounding.
+    Each worker draws an equally long run of images; a surplus beyond n is dropped.
+    """
+    scheduler = diffusion_scheduler(process, config, prediction_type)
+    each = math.ceil(n / workers.size)
+    start = workers.rank * each
+    batches = []
+    for first in range(start, start + each, config.batch_size):
+        last = min(first + config.batch_size, start + each)
+        noise = [generator("image", seed, i) for i in range(first, last)]
+        x_T = randn_tensor((len(noise), *shape), generator=noise, device=workers.device)
+        batches.append(denoise(denoiser, scheduler, x_T, noise, eta=config.eta))
+    return _gather(torch.cat(batches), workers)[:n].cpu()
+
+
+@torch.no_grad()
+def denoise(
+    denoiser: nn.Module,
+    scheduler: DDIMScheduler | DDPMScheduler,
+    x_T: Tensor,
+    noise: list[torch.Generator],
+    *,
+    eta: float = 0.0,
+) -> Tensor:
+    """Run the sampler from x_T [N, C, H, W]; `noise` feeds its random steps, image by image."""
+    x = x_T
+    options = {"eta": eta} if isinstance(scheduler, DDIMScheduler) else {}
+    for t in scheduler.timesteps:
+        output = denoiser(x, t).sample
+        x = scheduler.step(output, t, x, generator=noise, **options).prev_sample
+    return x.clamp(-1, 1)
+
+
+def _gather(images: Tensor, workers: Workers) -> Tensor:
+    """The images of all workers in the order of their ranks."""
+    if workers.size == 1:
+        return images
+    parts = [torch.empty_like(images) for _ in range(workers.size)]
+    torch.distributed.all_gather(parts, images.contiguous())
+    return torch.cat(parts)

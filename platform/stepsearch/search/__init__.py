@@ -1,0 +1,1 @@
+"""The search: Ray Tune runs the trials, on lanes of Ray Train workers."""

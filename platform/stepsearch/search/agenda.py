@@ -1,0 +1,83 @@
+"""The agenda: which trial comes next, from the first fixed point to the last repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stepsearch.search.config import SearchConfig
+from stepsearch.search.leaderboard import BASELINE, PROPOSAL, REPEAT, Leaderboard, Row
+from stepsearch.study import Proposal, Study, TrialRecord
+
+
+class Agenda:
+    """Hands out the trials of a search, one at a time.
+
+    First the trials that an interruption left unfinished, then the fixed points (the uniform
+    baseline and the papers' settings), then Optuna's proposals, and when all of these are done the
+    finalists and the baseline again, on further seeds.
+    """
+
+    def __init__(
+        self, config: SearchConfig, study: Study, standings: Callable[[], Leaderboard]
+    ) -> None:
+        self._config, self._study, self._standings = config, study, standings
+        self._facts = config.trainer.facts()
+        self._unfinished = study.unfinished()
+        self._finalists: list[Row] | None = None
+        self.exhausted = False
+
+    @property
+    def total(self) -> int:
+        """Trials in all, as far as is known: the repeats of finalists that do not exist yet, too."""
+        return self._config.budget.trials + self._config.finalists.repeats
+
+    def enqueue_fixed_points(self) -> None:
+        """Queue what a new search begins with: the baseline first, then the papers' settings."""
+        for i, point in enumerate(self._config.space.fixed(self._facts)):
+            role = PROPOSAL if i else BASELINE
+            self._study.enqueue(point.params, label=point.label, role=role)
+
+    def next(self) -> Proposal | None:
+        """The next trial; None when there is none now, for ever if `exhausted`."""
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        records = self._study.trials()
+        originals = [r for r in records if r.attrs.get("role") != REPEAT]
+        if len(originals) < self._config.budget.trials:
+            proposal = self._ask()
+            if proposal is not None:
+                return proposal
+        if any(r.outcome is None for r in originals):
+            return None
+        return self._next_repeat(records)
+
+    def _ask(self) -> Proposal | None:
+        return self._study.ask(self._suggest)
+
+    def _suggest(self, trial: Any) -> dict[str, Any]:
+        overrides: dict[str, Any] = self._config.space.suggest(trial, self._facts)
+        return overrides
+
+    def _next_repeat(self, records: list[TrialRecord]) -> Proposal | None:
+        if self._finalists is None:
+            self._finalists = self._choose_finalists()
+        done = {(r.attrs.get("repeats"), r.attrs.get("seed")) for r in records}
+        for seed in range(1, self._config.finalists.seeds):
+            for row in self._finalists:
+                if (row.number, seed) not in done:
+                    label = f"{row.label}, seed {seed}"
+                    self._study.enqueue(
+                        row.params, label=label, role=REPEAT, repeats=row.number, seed=seed
+                    )
+                    return self._ask()
+        self.exhausted = True
+        return None
+
+    def _choose_finalists(self) -> list[Row]:
+        """The baseline and the best trials; nobody if there is nothing to compare."""
+        standings, wanted = self._standings(), self._config.finalists.count
+        best, baseline = standings.candidates()[:wanted], standings.baseline
+        if not best or baseline is None or not baseline.values:
+            return []
+        return [baseline, *best]

@@ -1,0 +1,96 @@
+"""How a search ended, for a person: the leaderboard, the speed-up, what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from stepsearch.search.leaderboard import Row
+from stepsearch.search.result import SearchResult
+from stepsearch.search.view import STATE_STYLES
+
+_SHOWN = 12
+
+
+def report(result: SearchResult) -> RenderableType:
+    """The whole closing page."""
+    return Group(_table(result), Text(), _verdict(result), Text(), _places(result), _next(result))
+
+
+def _table(result: SearchResult) -> RenderableType:
+    metric, guards = result.config.primary.name, list(result.config.guards or {})
+    table = Table(title=f"search {result.config.name}", title_justify="left", box=None)
+    table.add_column("trial", justify="right")
+    table.add_column("strategy", no_wrap=True, overflow="ellipsis", max_width=36)
+    table.add_column("outcome")
+    table.add_column("images", justify="right")
+    for name in [metric, *guards]:
+        table.add_column(name, justify="right")
+    table.add_column("speed-up over the baseline", justify="right")
+    for row in result.leaderboard.rows[:_SHOWN]:
+        table.add_row(*_cells(result, row), style="bold" if row is result.winner else "")
+    hidden = len(result.leaderboard.rows) - _SHOWN
+    if hidden > 0:
+        table.caption = f"and {hidden} more: leaderboard.csv on the parent run in MLflow"
+    return table
+
+
+def _cells(result: SearchResult, row: Row) -> list[RenderableType]:
+    metric, guards = result.config.primary.name, result.config.guards or {}
+    value = f"{row.value:.3g}" if row.value is not None else f"{row.metrics.get(metric, 0):.3g} …"
+    if row.spread is not None:
+        value += f" ± {row.spread:.2g}"
+    cells: list[RenderableType] = [
+        str(row.number),
+        row.label,
+        Text(row.outcome, style=STATE_STYLES.get(row.outcome, "")),
+        f"{row.images_seen:,}",
+        value if row.metrics else "",
+    ]
+    for name in guards:
+        shown = f"{row.metrics[name]:.3g}" if name in row.metrics else ""
+        cells.append(Text(shown, style="red" if row.excess.get(name, 0) > 0 else ""))
+    cells.append(str(row.speed_up) if row.speed_up else "")
+    return cells
+
+
+def _verdict(result: SearchResult) -> RenderableType:
+    """One honest sentence."""
+    board, metric = result.leaderboard, result.config.primary.name
+    winner, baseline = board.winner, board.baseline
+    if result.interrupted:
+        return Text("The search was stopped; everything so far is kept.", style="bold")
+    if winner is None or baseline is None or not baseline.values:
+        return Text("No trial has finished yet that could be compared with the baseline.")
+    if winner is baseline:
+        return Text(f"No trial beat the {baseline.label} baseline ({metric} {baseline.value:.3g}).")
+    seeds = len(winner.values)
+    return Text(
+        f"Best: trial {winner.number} ({winner.label}), {metric} {winner.value:.3g} against "
+        f"{baseline.value:.3g} of {baseline.label} ({seeds} seed{'s' * (seeds > 1)} each). "
+        f"Images to reach the baseline's final quality: {winner.speed_up} fewer.",
+        style="bold",
+    )
+
+
+def _places(result: SearchResult) -> RenderableType:
+    return Text(f"Everything is in {result.folder.path}")
+
+
+def _next(result: SearchResult) -> RenderableType:
+    """The commands to type next; they name the storage only where it is not the default."""
+    name, storage = result.config.name, result.config.storage
+    tail = name if storage == Path("searches").absolute() else f"{name} --storage {storage}"
+    tail = " ".join(map(shlex.quote, tail.split(" ")))
+    verbs = {"resume": "go on"} if result.interrupted else {}
+    verbs |= {"ui": "look at the trials in MLflow"}
+    if any(row.values for row in result.leaderboard.rows):
+        verbs |= {"export": "take the winner with you"}
+    grid = Table.grid(padding=(0, 2))
+    for verb, what in verbs.items():
+        grid.add_row(f"  python run_search.py {verb} {tail}", Text(what, style="dim"))
+    return grid

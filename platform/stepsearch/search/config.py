@@ -1,0 +1,108 @@
+"""The configuration of a search: what one YAML file says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from stepsearch.cluster import LanesConfig
+from stepsearch.config import Config, merge, parse
+from stepsearch.study import AnyOptunaSampler, Objective, TpeConfig
+from stepsearch.tracking import TrackingConfig
+
+
+class BudgetConfig(Config):
+    """How much a search may spend."""
+
+    trials: int = Field(8, ge=1, description="trials proposed, the fixed points included")
+    images: int = Field(48_000, ge=1, description="images a finished trial has seen")
+    reports: int = Field(4, ge=1, description="evaluations a trial, evenly spaced")
+    first_report: float = Field(
+        0.25, gt=0, le=1, description="where the first one is, as a share of the images"
+    )
+
+    def milestones(self) -> tuple[int, ...]:
+        """`images_seen` at each evaluation, ascending; the last one is the whole budget."""
+        if self.reports == 1:
+            return (self.images,)
+        step = (1 - self.first_report) / (self.reports - 1)
+        shares = [self.first_report + step * i for i in range(self.reports)]
+        return tuple(sorted({math.ceil(self.images * share - 1e-6) for share in shares}))
+
+
+class TrialSchedulerConfig(Config):
+    """Which trials are stopped early. `asha` (Li et al. 2020), `median` (Golovin et al. 2017)."""
+
+    kind: Literal["asha", "median", "fifo"] = "asha"
+    reduction: float = Field(2, gt=1, description="asha: keeps the best 1/reduction at each rung")
+    min_trials: int = Field(3, ge=1, description="median: trials seen before it stops one")
+
+
+class FinalistsConfig(Config):
+    """The best trials and the baseline are trained again on further seeds, in pairs."""
+
+    count: int = Field(1, ge=0, description="how many of the best trials, besides the baseline")
+    seeds: int = Field(3, ge=1, description="seeds each of them has in the end")
+
+    @property
+    def repeats(self) -> int:
+        """Trials that this adds."""
+        return (self.count + 1) * (self.seeds - 1) if self.count else 0
+
+
+class SearchConfig(Config):
+    """One search. `space` and `trainer` are configurations of their own, passed in as objects."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    space: Any
+    trainer: Any
+    storage: Path = Field(
+        Path("searches"), description="folder that holds all searches", validate_default=True
+    )
+    cluster: str = Field("local", min_length=1, description="`local`, `auto` or a Ray address")
+    seed: int = Field(0, ge=0, lt=2**31)
+    objectives: tuple[Objective, ...] = Field(
+        (), description="what Optuna minimises; the first one is primary; none: the trainer's own"
+    )
+    guards: dict[str, float] | None = Field(
+        None, description="metric: how much worse than the baseline it may be; none: the trainer's"
+    )
+    budget: BudgetConfig = BudgetConfig()
+    lanes: LanesConfig = LanesConfig()
+    optuna_sampler: AnyOptunaSampler = TpeConfig()
+    trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
+    finalists: FinalistsConfig = FinalistsConfig()
+    retries: int = Field(1, ge=0, description="how often a failed trial is started again")
+    tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute(cls, storage: Path) -> Path:
+        return storage.expanduser().absolute()
+
+    def resolved(self) -> SearchConfig:
+        """With the trainer's own objective and guards written out where the file names none."""
+        own = Objective(self.trainer.objective())
+        objectives = self.objectives or (own,)
+        guards = dict(self.trainer.guards()) if self.guards is None else self.guards
+        return self.model_copy(update={"objectives": objectives, "guards": guards})
+
+    @property
+    def primary(self) -> Objective:
+        """What early stopping and the leaderboard go by, once resolved."""
+        return self.objectives[0]
+
+    def trainer_for(self, proposed: Mapping[str, Any]) -> Any:
+        """The trainer's configuration with a proposal laid over it. Raises UserError."""
+        return parse(
+            type(self.trainer), merge(self.trainer.model_dump(), proposed), where="trainer"
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Everything that this search leaves behind, the MLflow store aside."""
+        return self.storage / self.name

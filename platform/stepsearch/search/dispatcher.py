@@ -1,0 +1,257 @@
+"""The dispatcher: one small actor between Ray Tune's trials and the lanes that train them.
+
+A trial of Ray Tune submits itself and then asks for one result after another; a lane asks for the
+next trial, trains it and reports. The dispatcher holds a report until Tune has decided on it, so a
+trial that is stopped early trains not one step too many, and the next one starts at once.
+
+It also knows what Tune cannot: a lane whose worker group was restarted asks again while its trial
+is unfinished, and gets the same trial back, until its retries are spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepsearch.search.trial import Trial
+
+Metrics = dict[str, float]
+Result = dict[str, Any]
+
+
+@dataclass
+class _Job:
+    """A submitted trial, as the dispatcher follows it."""
+
+    trial: Trial
+    submitted: bool = False
+    attempts: int = 0
+    images_seen: int = 0
+    results: list[Result] = field(default_factory=list)
+    decided: int = 0  # Tune lets the trial go on after results[:decided]
+    stopped: bool = False
+    over: bool = False
+    error: str | None = None
+    verdicts: dict[tuple[str, int], bool] = field(default_factory=dict)
+
+    def verdict(self, question: str, images_seen: int) -> bool:
+        """May the trial go on? Answered once, so that all workers of a lane hear the same."""
+        return self.verdicts.setdefault((question, images_seen), not (self.stopped or self.over))
+
+    def position(self, images_seen: int) -> int | None:
+        """Where the report of this milestone stands among the results."""
+        seen = [result.get("images_seen") for result in self.results]
+        return seen.index(images_seen) if images_seen in seen else None
+
+    def publish(self, result: Result) -> None:
+        self.results.append(result)
+        self.over = result["done"]
+
+
+class Dispatcher:
+    """Hands trials to lanes and results to Ray Tune; an asyncio actor.
+
+    One condition wakes whoever waits; every method is idempotent, because its caller may die
+    before it hears the answer and its successor asks again.
+    """
+
+    def __init__(self, retries: int, lanes: int) -> None:
+        self._retries = retries
+        self._lanes_left = lanes
+        self._jobs: dict[int, _Job] = {}
+        self._waiting: deque[int] = deque()
+        self._claims: dict[tuple[int, str, int], Trial | None] = {}
+        self._on_lane: dict[int, tuple[str, int]] = {}  # lane: (incarnation, trial's number)
+        self._closed = False
+        self._lost: str | None = None
+        self._paused = False
+        self._changed = asyncio.Condition()
+
+    # --- Ray Tune's side ---------------------------------------------------------------------
+
+    async def submit(self, number: int) -> int:
+        """Queue a trial, once; returns how many of its results Tune has decided on already."""
+        job = self._jobs[number]
+        if not job.submitted:
+            job.submitted = True
+            self._queue(number)
+            await self._wake()
+        return job.decided
+
+    async def result(self, number: int, position: int) -> Result:
+        """Result `position` of a trial; to ask for it says that Tune has let the trial go on.
+
+        Its `outcome` is there on the last result only: finished, diverged, error or interrupted.
+        """
+        job = self._jobs[number]
+        job.decided = max(job.decided, position)
+        await self._wake()
+        await self._until(lambda: len(job.results) > position)
+        return job.results[position]
+
+    async def stop(self, number: int) -> None:
+        """Tune ends a trial at its last report."""
+        if number in self._jobs:
+            self._jobs[number].stopped = True
+            await self._wake()
+
+    # --- the driver's side -------------------------------------------------------------------
+
+    async def offer(self, trial: Trial) -> None:
+        """Make a trial known; it is queued when Ray Tune has started it."""
+        self._jobs.setdefault(trial.number, _Job(trial))
+
+    async def pause(self) -> None:
+        """Ask every trial to save a checkpoint and leave its lane; nothing new is started."""
+        self._paused = True
+        while self._waiting:
+            self._jobs[self._waiting.popleft()].publish(_INTERRUPTED)
+        for job in self._jobs.values():
+            job.stopped = True
+        await self._wake()
+
+    async def lose(self, reason: str) -> None:
+        """A lane is gone for good; without any, every trial that waits for one fails."""
+        self._lanes_left -= 1
+        if not self._lanes_left:
+            self._lost = reason
+            for job in self._jobs.values():
+                if not job.over:
+                    job.publish({"done": True, "outcome": "error", "reason": reason})
+            await self._wake()
+
+    async def close(self) -> None:
+        """Send every lane home as soon as it asks for its next trial."""
+        self._closed = True
+        for job in self._jobs.values():
+            job.stopped = True
+        await self._wake()
+
+    async def error(self, number: int) -> str | None:
+        """What went wrong with a trial last, in one line."""
+        return self._jobs[number].error
+
+    async def progress(self) -> dict[int, int]:
+        """`images_seen` of every trial that is on a lane now."""
+        numbers = [number for _, number in self._on_lane.values()]
+        return {number: self._jobs[number].images_seen for number in numbers}
+
+    # --- a lane's side: every worker of the lane calls, rank 0 speaks for all ----------------
+
+    async def next_trial(self, lane: int, incarnation: str, index: int) -> Trial | None:
+        """The `index`-th trial of this incarnation of the lane's worker group; None: go home."""
+        claim = (lane, incarnation, index)
+        self._recover(lane, incarnation)
+        await self._until(lambda: claim in self._claims or self._waiting or self._closed)
+        if claim not in self._claims:
+            self._claims[claim] = None if self._closed else self._start(lane, incarnation)
+        return self._claims[claim]
+
+    async def tick(self, number: int, images_seen: int) -> bool:
+        """How far a trial is; False: save a checkpoint and leave."""
+        job = self._jobs[number]
+        job.images_seen = max(job.images_seen, images_seen)
+        return job.verdict("tick", images_seen)
+
+    async def report(self, number: int, metrics: Metrics | None, images_seen: int) -> bool:
+        """Hand over a milestone's metrics (None from ranks above 0); False: leave.
+
+        A metric that is not finite ends the trial as diverged.
+        """
+        job = self._jobs[number]
+        job.images_seen = max(job.images_seen, images_seen)
+        if metrics is not None and job.position(images_seen) is None and not job.over:
+            job.publish(_result(metrics, images_seen, job.trial.budget))
+            await self._wake()
+        await self._until(lambda: job.stopped or job.over or self._let_go(job, images_seen))
+        return job.verdict("report", images_seen)
+
+    async def leave(
+        self, lane: int, incarnation: str, number: int, outcome: str | None, reason: str | None
+    ) -> None:
+        """The trial has left its lane: without an outcome when it was told to, else why.
+
+        The first worker that says so speaks for its worker group.
+        """
+        if self._on_lane.get(lane) != (incarnation, number):
+            return
+        del self._on_lane[lane]
+        job = self._jobs[number]
+        if job.over:
+            return
+        if outcome == "error":
+            self._retry(number, reason or "unknown")
+        elif outcome is not None:
+            job.publish({"done": True, "outcome": outcome, "reason": reason})
+        elif self._paused:
+            job.publish(_INTERRUPTED)
+        elif not job.stopped:
+            self._retry(number, "it returned before its budget was spent")
+        await self._wake()
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _start(self, lane: int, incarnation: str) -> Trial:
+        number = self._waiting.popleft()
+        self._jobs[number].attempts += 1
+        self._on_lane[lane] = (incarnation, number)
+        return self._jobs[number].trial
+
+    def _recover(self, lane: int, incarnation: str) -> None:
+        """Take back the trial that a lost worker group of this lane was training."""
+        before, number = self._on_lane.get(lane, (incarnation, -1))
+        if before != incarnation:
+            del self._on_lane[lane]
+            if not self._jobs[number].over:
+                self._retry(number, "its Ray Train worker died")
+
+    def _retry(self, number: int, reason: str) -> None:
+        job = self._jobs[number]
+        if job.stopped:
+            return
+        job.error = reason
+        if job.attempts <= self._retries:
+            self._queue(number, first=True)
+        else:
+            job.publish({"done": True, "outcome": "error", "reason": reason})
+
+    def _queue(self, number: int, first: bool = False) -> None:
+        if self._paused:
+            self._jobs[number].publish(_INTERRUPTED)
+        elif self._lost:
+            self._jobs[number].publish({"done": True, "outcome": "error", "reason": self._lost})
+        elif first:
+            self._waiting.appendleft(number)
+        else:
+            self._waiting.append(number)
+
+    @staticmethod
+    def _let_go(job: _Job, images_seen: int) -> bool:
+        position = job.position(images_seen)
+        return position is not None and job.decided > position
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _until(self, condition: Callable[[], object]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(condition()))
+
+
+_INTERRUPTED: Result = {"done": True, "outcome": "interrupted"}
+
+
+def _result(metrics: Metrics, images_seen: int, budget: int) -> Result:
+    """A milestone as Ray Tune gets it: the trial scheduler reads the metrics at the top level."""
+    odd = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if odd:
+        return {"done": True, "outcome": "diverged", "reason": ", ".join(odd)}
+    result: Result = {**metrics, "metrics": metrics, "images_seen": images_seen, "done": False}
+    if images_seen >= budget:
+        result |= {"done": True, "outcome": "finished"}
+    return result

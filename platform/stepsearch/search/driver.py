@@ -1,0 +1,228 @@
+"""The driver: the one process that runs a search from its configuration to its leaderboard."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+from stepsearch import cluster
+from stepsearch.search.agenda import Agenda
+from stepsearch.search.board import Board, Entry, Silent, View, describe
+from stepsearch.search.config import SearchConfig
+from stepsearch.search.folder import SearchFolder
+from stepsearch.search.history import History
+from stepsearch.search.leaderboard import PROPOSAL, Leaderboard, leaderboard
+from stepsearch.search.recorder import Recorder
+from stepsearch.search.result import SearchResult
+from stepsearch.search.summary import log_summary
+from stepsearch.search.trial import Trial
+from stepsearch.study import Proposal, Study
+from stepsearch.tracking import Tracker
+
+
+def search(config: SearchConfig, view: View | None = None) -> SearchResult:
+    """Run a new search and return what it found.
+
+    The first Ctrl-C (or SIGTERM) stops it cleanly and returns; the second one raises
+    KeyboardInterrupt. Raises UserError, with nothing left behind, for a wrong configuration.
+    """
+    config.space.check(config.trainer.facts())
+    config.trainer.check(config.lanes.workers)
+    config = config.resolved()
+    folder = SearchFolder.create(config.folder, config)
+    with ExitStack() as opened:
+        undo = opened.enter_context(ExitStack())
+        undo.callback(shutil.rmtree, folder.path)
+        study = Study.create(
+            folder.study,
+            config.name,
+            config.objectives,
+            config.optuna_sampler,
+            config.seed,
+            constraints=tuple(config.guards or ()),
+        )
+        driver = _Driver(opened, config, folder, study, view or Silent())
+        driver.agenda.enqueue_fixed_points()
+        undo.pop_all()
+        return driver.run()
+
+
+def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
+    """Go on with an interrupted search, from the last checkpoint of each unfinished trial."""
+    config.trainer.check(config.lanes.workers)
+    folder = SearchFolder.find(config.storage, config.name)
+    with ExitStack() as opened:
+        study = Study.open(folder.study, config.name)
+        return _Driver(opened, config, folder, study, view or Silent()).run()
+
+
+class _Driver:
+    """What a running search holds; `opened` closes it all again, the last first."""
+
+    def __init__(
+        self,
+        opened: ExitStack,
+        config: SearchConfig,
+        folder: SearchFolder,
+        study: Study,
+        view: View,
+    ) -> None:
+        self._config, self._folder, self._view = config, folder, view
+        opened.enter_context(folder.locked())
+        self._study = opened.enter_context(study)
+        self._tracker = opened.enter_context(_tracker(config, folder))
+        opened.enter_context(cluster.connect(config.cluster))
+        self._shape = cluster.fit_lanes(config.lanes, cluster.resources())
+        self._history = History(folder.history)
+        self.agenda = Agenda(config, study, self._standings)
+
+    def run(self) -> SearchResult:
+        """From the first trial to the last record."""
+        from stepsearch.search.engine import Engine  # imports ray.train and with it torch
+
+        config, begun = self._config, time.monotonic()
+        board = self._board()
+        self._view.show(board)
+        try:
+            with Engine(config, self._shape, self._folder) as engine:
+                board.message = "preparing"
+                self._start_search(config.trainer.prepare(self._folder.cache))
+                board.message = ""
+                recorder = Recorder(
+                    self._study, self._tracker, self._history, board, self._view, config.guards or {}
+                )
+                with _stop_on_signal(engine.pause, self._view), _watch(engine.progress, board):
+                    engine.run(self.agenda, recorder, self._trial, self._study.trials())
+                recorder.close()
+        finally:
+            self._view.close()
+        result = SearchResult.read(config, interrupted=engine.paused)
+        log_summary(self._tracker, result, time.monotonic() - begun)
+        return result
+
+    def _standings(self) -> Leaderboard:
+        config = self._config
+        return leaderboard(
+            self._study.trials(), self._history, config.primary, config.guards or {}
+        )
+
+    def _trial(self, proposal: Proposal) -> Trial:
+        """A proposal as a lane needs it; its folder is there when this returns."""
+        folder = self._folder.trial(proposal.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Trial(
+            number=proposal.number,
+            config=self._config.trainer_for(proposal.values),
+            seed=self._config.seed + proposal.attrs.get("seed", 0),
+            milestones=self._config.budget.milestones(),
+            folder=folder,
+            cache=self._folder.cache,
+        )
+
+    def _board(self) -> Board:
+        """The board with the trials that an earlier driver has ended."""
+        config = self._config
+        board = Board(
+            name=config.name,
+            metric=config.primary.name,
+            minimize=config.primary.direction == "minimize",
+            budget=config.budget.images,
+            total=self.agenda.total,
+            milestones=config.budget.milestones(),
+            message="starting the lanes",
+        )
+        for record in self._study.trials():
+            if record.outcome is None:
+                continue
+            label = record.attrs.get("label") or describe(record.params)
+            curve = self._history.curve(record.number, board.metric)
+            last = max(curve, default=0)
+            board.entries[record.number] = Entry(
+                record.number,
+                label,
+                record.attrs.get("role", PROPOSAL),
+                record.outcome,
+                last,
+                curve.get(last),
+            )
+        board.share_before = board.share_done
+        return board
+
+    def _start_search(self, prepared: Mapping[str, float]) -> None:
+        config = self._config
+        self._tracker.start_search(
+            config.name,
+            {
+                "space": config.space.kind,
+                "trainer": config.trainer.kind,
+                "trials": config.budget.trials,
+                "images": config.budget.images,
+                "optuna_sampler": config.optuna_sampler.kind,
+                "trial_scheduler": config.trial_scheduler.kind,
+                "seed": config.seed,
+                "lanes": self._shape.count,
+                "workers": self._shape.workers,
+            },
+            tags={"folder": str(self._folder.path)},
+            config=config.model_dump(mode="json"),
+        )
+        self._tracker.log(self._tracker.search, prepared, step=0)
+
+
+def _tracker(config: SearchConfig, folder: SearchFolder) -> Tracker:
+    return Tracker.open(
+        config.tracking,
+        config.storage,
+        search_id=folder.id,
+        family=config.space.kind,
+        metric=config.primary.name,
+        direction=config.primary.direction,
+    )
+
+
+@contextmanager
+def _stop_on_signal(pause: Callable[[], None], view: View) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM pauses the search, a second one interrupts this thread."""
+    signals: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            raise KeyboardInterrupt
+        view.say("stopping: every trial saves a checkpoint (Ctrl-C again: stop at once)")
+        threading.Thread(target=pause, daemon=True).start()
+
+    if threading.current_thread() is not threading.main_thread():  # a notebook's thread, say
+        yield
+        return
+    before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def _watch(progress: Callable[[], dict[int, int]], board: Board) -> Iterator[None]:
+    """Keep the board's `images_seen` of the running trials up to date."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            for number, images_seen in progress().items():
+                if number in board.entries:
+                    board.entries[number].images_seen = images_seen
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

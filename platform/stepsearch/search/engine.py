@@ -1,0 +1,122 @@
+"""The engine: Ray Tune runs the trials, a few resident Ray Train worker groups train them.
+
+    Ray Tune ── LaneTrial ──┐                   ┌── lane 0: TorchTrainer, its workers
+    (one actor a trial      ├── Dispatcher ─────┤
+     at a time, reused)     ┘                   └── lane 1: TorchTrainer, its workers
+
+A lane is started once and trains one trial after another, so that a trial costs what its training
+costs: no process is started and nothing is imported for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from stepsearch.cluster import LaneShape
+from stepsearch.search.agenda import Agenda
+from stepsearch.search.config import SearchConfig
+from stepsearch.search.dispatcher import Dispatcher
+from stepsearch.search.folder import SearchFolder
+from stepsearch.search.lane import Lane
+from stepsearch.search.recorder import Recorder
+from stepsearch.search.schedulers import replay, trial_scheduler
+from stepsearch.search.searcher import StudySearcher
+from stepsearch.search.trainable import LaneTrial
+from stepsearch.search.trial import Trial
+from stepsearch.study import Proposal, TrialRecord
+
+_GOING_HOME_S = 30.0
+_A_TRIALS_ACTOR = {"cpu": 0, "memory": 1_000_000}
+"""It waits and needs no CPU, but Ray Tune refuses a trial that asks for nothing at all."""
+
+
+class Engine:
+    """The lanes of a search and Ray Tune on top of them; lanes start when it is entered."""
+
+    def __init__(self, config: SearchConfig, shape: LaneShape, folder: SearchFolder) -> None:
+        self._config, self._shape, self._folder = config, shape, folder
+        self._searcher: StudySearcher | None = None
+
+    def __enter__(self) -> Engine:
+        self._name = f"stepsearch-{self._config.name}-{uuid.uuid4().hex[:8]}"
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(Dispatcher).options(
+            name=self._name, num_cpus=0, scheduling_strategy=here, max_concurrency=1000
+        )
+        self._dispatcher = actor.remote(self._config.retries, self._shape.count)
+        run, folder = self._config.trainer.run, self._folder.lanes
+        self._lanes = [
+            Lane(i, run, self._dispatcher, self._shape, folder) for i in range(self._shape.count)
+        ]
+        for lane in self._lanes:
+            lane.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Send the lanes home and wait for them, unless somebody is in a hurry."""
+        if kind is not None and not issubclass(kind, Exception):
+            return
+        ray.get(self._dispatcher.close.remote())
+        deadline = time.monotonic() + _GOING_HOME_S
+        for lane in self._lanes:
+            lane.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def paused(self) -> bool:
+        return self._searcher is not None and self._searcher.stopping.is_set()
+
+    def run(
+        self,
+        agenda: Agenda,
+        recorder: Recorder,
+        make_trial: Callable[[Proposal], Trial],
+        past: Sequence[TrialRecord],
+    ) -> None:
+        """Run the agenda's trials to the end, or until `pause`. `past`: an earlier driver's."""
+        config = self._config
+        self._searcher = StudySearcher(
+            agenda, recorder, make_trial, self._dispatcher, self._name
+        )
+        scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
+        for record in past:
+            replay(scheduler, record.intermediate, f"past-{record.number}", config.primary.name)
+        tune.Tuner(
+            tune.with_resources(LaneTrial, _A_TRIALS_ACTOR),
+            tune_config=tune.TuneConfig(
+                search_alg=self._searcher,
+                scheduler=scheduler,
+                num_samples=-1,  # the searcher says when it is over
+                max_concurrent_trials=self._shape.count,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{os.getpid()}-{self._name[-8:]}",
+                storage_path=str(self._folder.tune),
+                failure_config=tune.FailureConfig(max_failures=config.retries),
+                verbose=0,
+            ),
+        ).fit()
+
+    def pause(self) -> None:
+        """Let every trial save a checkpoint and end as interrupted; `run` returns then."""
+        if self._searcher is not None:
+            self._searcher.stopping.set()
+        ray.get(self._dispatcher.pause.remote())
+
+    def progress(self) -> dict[int, int]:
+        """`images_seen` of the trials that are on a lane."""
+        seen: dict[int, int] = ray.get(self._dispatcher.progress.remote())
+        return seen

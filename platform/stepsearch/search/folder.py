@@ -1,0 +1,109 @@
+"""The folder of a search: all that is needed to resume, audit and export it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stepsearch.config import Config
+from stepsearch.errors import UserError
+
+
+class SearchFolder:
+    """The paths inside one search's folder.
+
+    search.yaml    the resolved configuration        history.jsonl   every metric of every report
+    study.db       the Optuna study                  trials/003/     checkpoint, pictures, config
+    cache/         what the trainer prepared once    lanes/, tune/   scratch of Ray Train and Tune
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "search.yaml"
+        self.study = path / "study.db"
+        self.history = path / "history.jsonl"
+        self.lanes = path / "lanes"
+        self.tune = path / "tune"
+
+    @property
+    def cache(self) -> Path:
+        """Shared by the searches of one storage: a classifier is trained once for a dataset."""
+        return self.path.parent / ".cache"
+
+    @property
+    def id(self) -> str:
+        """The name with a few letters that no other search has: searches may share an MLflow."""
+        return (self.path / ".id").read_text()
+
+    def trial(self, number: int) -> Path:
+        return self.path / "trials" / f"{number:03d}"
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> SearchFolder:
+        """Make the folder of a new search and write its configuration, or nothing at all.
+
+        Raises UserError when the name is taken or the storage cannot be written.
+        """
+        if path.exists():
+            raise UserError(
+                f"name must be new, got {path.name!r}, which exists in {path.parent}: "
+                f"`resume {path.name}` goes on with it"
+            )
+        text = dump_yaml(config)
+        try:
+            path.mkdir(parents=True)
+            (path / ".id").write_text(f"{path.name}-{uuid.uuid4().hex[:8]}")
+            (path / "search.yaml").write_text(text)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"storage must be a folder that can be written, got {str(path.parent)!r}: {reason}"
+            ) from None
+        return cls(path)
+
+    @classmethod
+    def find(cls, storage: Path, name: str) -> SearchFolder:
+        """The folder of an existing search. Raises UserError with the names that there are."""
+        folder = cls(storage / name)
+        if not folder.config.exists():
+            known = ", ".join(names(storage)) or "none yet"
+            raise UserError(f"search must be one of those in {storage} ({known}), got {name!r}")
+        return folder
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved configuration, as plain data."""
+        data: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        return data
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the search for this process: two drivers would spoil each other's records."""
+        import fcntl
+
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"search {self.path.name!r} must not be running already: another driver has it"
+                ) from None
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def names(storage: Path) -> list[str]:
+    """The searches in a storage folder, oldest first."""
+    files = storage.glob("*/search.yaml")
+    return [f.parent.name for f in sorted(files, key=lambda f: f.stat().st_mtime)]
+
+
+def dump_yaml(config: Config) -> str:
+    """A configuration as YAML that `parse` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,53 @@
+"""The history of a search: every report of every trial, one line of JSON each."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+Metrics = dict[str, float]
+
+
+class History:
+    """The metrics of every trial at every milestone; each is recorded once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._metrics: dict[int, dict[int, Metrics]] = defaultdict(dict)
+        if path.exists():
+            self._read()
+
+    def add(self, number: int, images_seen: int, metrics: Mapping[str, float]) -> bool:
+        """Record the metrics of a milestone; False when they are there already."""
+        if images_seen in self._metrics[number]:
+            return False
+        self._metrics[number][images_seen] = dict(metrics)
+        line = {"trial": number, "images_seen": images_seen, "metrics": dict(metrics)}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return True
+
+    def curve(self, number: int, metric: str) -> dict[int, float]:
+        """images_seen -> value, ascending."""
+        reports = self._metrics.get(number, {})
+        return {at: m[metric] for at, m in sorted(reports.items()) if metric in m}
+
+    def last(self, number: int) -> Metrics:
+        """The metrics of the trial's last milestone; empty before its first."""
+        reports = self._metrics.get(number)
+        return reports[max(reports)] if reports else {}
+
+    def total(self, metric: str) -> float:
+        """The sum of a metric over all reports of all trials, e.g. of CPU-seconds."""
+        return sum(m.get(metric, 0.0) for trial in self._metrics.values() for m in trial.values())
+
+    def _read(self) -> None:
+        text = self._path.read_text()
+        if text and not text.endswith("\n"):  # a killed driver was writing this line
+            text = text[: text.rfind("\n") + 1]
+            self._path.write_text(text)
+        for line in text.splitlines():
+            entry = json.loads(line)
+            self._metrics[entry["trial"]][entry["images_seen"]] = entry["metrics"]

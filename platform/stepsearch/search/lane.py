@@ -1,0 +1,116 @@
+"""A lane: one Ray Train worker group that stays up and trains one trial after another."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+import ray.train.collective
+import ray.train.torch
+
+from stepsearch.cluster import LaneShape
+from stepsearch.errors import Diverged
+from stepsearch.search.trial import Run, Trial
+
+if TYPE_CHECKING:
+    from stepsearch.diffusion.workers import Workers
+
+
+class Lane(threading.Thread):
+    """Keeps one TorchTrainer running in the driver until the dispatcher sends it home.
+
+    Ray Train restarts the worker group when a worker or its node dies; the new group asks the
+    dispatcher and goes on with the trial that was lost.
+    """
+
+    def __init__(
+        self, number: int, run: Run, dispatcher: Any, shape: LaneShape, folder: Path
+    ) -> None:
+        super().__init__(name=f"lane-{number}", daemon=True)
+        self._dispatcher = dispatcher
+        self._trainer = ray.train.torch.TorchTrainer(
+            _work,
+            train_loop_config={
+                "lane": number,
+                "run": run,
+                "dispatcher": dispatcher,
+                "threads": max(1, int(shape.cpus)),
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=shape.workers,
+                use_gpu=shape.gpus > 0,
+                resources_per_worker=shape.worker_resources,
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"lane-{number}-{uuid.uuid4().hex[:8]}",
+                storage_path=str(folder),
+                failure_config=ray.train.FailureConfig(
+                    max_failures=5, controller_failure_limit=3
+                ),
+            ),
+        )
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:
+            reason = f"Ray Train gave up a lane: {type(error).__name__}: {error}".splitlines()[0]
+            self._dispatcher.lose.remote(reason)
+
+
+class _LaneReport:
+    """The `Report` of a trial on a lane."""
+
+    def __init__(self, dispatcher: Any, number: int, rank: int) -> None:
+        self._dispatcher, self._number, self._rank = dispatcher, number, rank
+
+    def __call__(self, metrics: Mapping[str, float]) -> bool:
+        images_seen = int(metrics["images_seen"])
+        said = dict(metrics) if self._rank == 0 else None
+        return bool(ray.get(self._dispatcher.report.remote(self._number, said, images_seen)))
+
+    def progress(self, images_seen: int) -> bool:
+        return bool(ray.get(self._dispatcher.tick.remote(self._number, images_seen)))
+
+
+def _work(config: dict[str, Any]) -> None:
+    """The Ray Train loop of one worker: take a trial, train it, ask for the next."""
+    import torch
+
+    from stepsearch.diffusion.workers import Workers
+
+    os.environ["TQDM_DISABLE"] = "1"
+    torch.set_num_threads(config["threads"])
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    context = ray.train.get_context()
+    incarnation = ray.train.collective.broadcast_from_rank_zero(uuid.uuid4().hex)
+    workers = Workers(
+        context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
+    )
+    dispatcher, lane, index = config["dispatcher"], config["lane"], 0
+    while trial := ray.get(dispatcher.next_trial.remote(lane, incarnation, index)):
+        outcome, reason, error = _train(config["run"], trial, dispatcher, workers)
+        ray.get(dispatcher.leave.remote(lane, incarnation, trial.number, outcome, reason))
+        if error is not None:  # Ray Train builds a new worker group, with fresh processes
+            raise error
+        index += 1
+
+
+def _train(
+    run: Run, trial: Trial, dispatcher: Any, workers: Workers
+) -> tuple[str | None, str | None, Exception | None]:
+    """Run one trial; how it ended, why, and the error if it was an unexpected one."""
+    try:
+        run(trial, _LaneReport(dispatcher, trial.number, workers.rank), workers)
+    except Diverged as error:
+        return "diverged", str(error), None
+    except Exception as error:
+        return "error", f"{type(error).__name__}: {error}".splitlines()[0], error
+    return None, None, None

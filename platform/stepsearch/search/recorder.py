@@ -1,0 +1,108 @@
+"""The recorder: writes each event of a trial to Optuna, MLflow, the disk and the board, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from stepsearch.search.board import Board, Entry, View, describe
+from stepsearch.search.leaderboard import BASELINE, PROPOSAL, guard_excess
+from stepsearch.search.history import Metrics, History
+from stepsearch.search.trial import Trial
+from stepsearch.study import Proposal, Study
+from stepsearch.tracking import Run, Tracker, trial_name
+
+_ENDED = {"finished": "✓", "pruned": "✂", "diverged": "✗", "error": "✗", "interrupted": "‖"}
+
+
+class Recorder:
+    """The one writer of a search's records, in the words of the design's table of states.
+
+    An event that was recorded before (its sender died before it knew) changes nothing.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        tracker: Tracker,
+        history: History,
+        board: Board,
+        view: View,
+        guards: Mapping[str, float],
+    ) -> None:
+        self._study, self._tracker = study, tracker
+        self._history, self._board, self._view = history, board, view
+        self._guards = guards
+        self._objectives = study.settings.objectives
+        self._primary = self._objectives[0]
+        self._runs: dict[int, tuple[Run, Trial]] = {}
+        self._artist = ThreadPoolExecutor(1, thread_name_prefix="artist")
+
+    def started(self, proposal: Proposal, trial: Trial) -> None:
+        """A trial is about to be trained, for the first time or again."""
+        attrs = proposal.attrs
+        label = attrs.get("label") or describe(proposal.params)
+        role = attrs.get("role", PROPOSAL)
+        run = self._tracker.start_trial(
+            trial.number,
+            trial_name(trial.number, label, proposal.params if "label" in attrs else None),
+            proposal.params,
+            tags={"role": role, "label": label, "seed": str(trial.seed)},
+            config=trial.config.model_dump(mode="json"),
+        )
+        self._runs[trial.number] = run, trial
+        seen = self._history.curve(trial.number, self._primary.name)
+        self._board.entries[trial.number] = Entry(
+            trial.number, label, role, images_seen=max(seen, default=0)
+        )
+
+    def reported(self, number: int, images_seen: int, metrics: Metrics) -> None:
+        """A trial has reached a milestone."""
+        if not self._history.add(number, images_seen, metrics):
+            return
+        value = metrics[self._primary.name]
+        self._study.report(number, images_seen, value)
+        self._tracker.log(self._runs[number][0], metrics, step=images_seen)
+        entry = self._board.entries[number]
+        entry.images_seen, entry.value, entry.metrics = images_seen, value, metrics
+
+    def ended(self, number: int, outcome: Any, reason: str | None) -> None:
+        """A trial is over; an interrupted one only for now."""
+        run, trial = self._runs[number]
+        if outcome == "interrupted":
+            self._tracker.end_trial(run, outcome)
+        else:
+            self._tell(number, outcome, reason)
+            self._artist.submit(self._close_run, run, trial, outcome, reason)
+        entry = self._board.entries[number]
+        entry.state = outcome
+        value = "" if entry.value is None else f"  {self._primary.name} {entry.value:.3g}"
+        because = f"  {reason}" if reason else ""
+        self._view.say(
+            f"{_ENDED[outcome]} trial {number:>3} {outcome:<11} {entry.label}{value}{because}"
+        )
+
+    def close(self) -> None:
+        """Wait for the last pictures."""
+        self._artist.shutdown(wait=True)
+
+    def _tell(self, number: int, outcome: Any, reason: str | None) -> None:
+        last = self._history.last(number)
+        values = [last.get(objective.name) for objective in self._objectives]
+        self._study.tell(number, outcome, values, reason, self._constraints(last))
+
+    def _constraints(self, metrics: Metrics) -> dict[str, float]:
+        """The guards as Optuna's constraints; a guard without a baseline yet does not bind."""
+        baseline = next((e for e in self._board.entries.values() if e.role == BASELINE), None)
+        known = self._history.last(baseline.number) if baseline else {}
+        excess = guard_excess(metrics, known, self._guards)
+        return {name: excess.get(name, 0.0) for name in self._guards}
+
+    def _close_run(self, run: Run, trial: Trial, outcome: Any, reason: str | None) -> None:
+        try:
+            trial.config.illustrate(trial.folder)
+            self._tracker.log_artifacts(run, trial.folder / "pictures", "pictures")
+        except (OSError, ValueError) as error:  # a picture is no reason to lose a record
+            self._view.say(f"trial {trial.number}: no pictures, {type(error).__name__}: {error}")
+        self._tracker.end_trial(run, outcome, reason)

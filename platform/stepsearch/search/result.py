@@ -1,0 +1,75 @@
+"""What a search has found, read from its folder; a running one can be looked at too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from stepsearch.errors import UserError
+from stepsearch.search.config import SearchConfig
+from stepsearch.search.folder import SearchFolder, dump_yaml
+from stepsearch.search.history import History
+from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
+from stepsearch.search.speed_up import SpeedUp
+from stepsearch.study import Study, TrialRecord
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The leaderboard of a search, and the way to take a trial out of it."""
+
+    config: SearchConfig
+    folder: SearchFolder
+    records: tuple[TrialRecord, ...]
+    history: History
+    interrupted: bool = False
+
+    @classmethod
+    def read(cls, config: SearchConfig, *, interrupted: bool = False) -> SearchResult:
+        """Read the search that `config` describes. Raises UserError if there is none."""
+        folder = SearchFolder.find(config.storage, config.name)
+        with Study.open(folder.study, config.name) as study:
+            records = tuple(study.trials())
+        return cls(config, folder, records, History(folder.history), interrupted)
+
+    @cached_property
+    def leaderboard(self) -> Leaderboard:
+        """The trials, best first, repeats folded in."""
+        config = self.config
+        return leaderboard(self.records, self.history, config.primary, config.guards or {})
+
+    @property
+    def winner(self) -> Row | None:
+        return self.leaderboard.winner
+
+    @property
+    def speed_up(self) -> SpeedUp | None:
+        """The winner's over the baseline; None if there is no winner or it is the baseline."""
+        return self.winner.speed_up if self.winner else None
+
+    def export(self, out: Path, trial: int | None = None) -> Path:
+        """Write the bundle of a trial (the winner if none is named) into the new folder `out`.
+
+        Raises UserError if that trial has not finished, or if `out` exists.
+        """
+        row = self._finished(trial)
+        self.config.trainer.export(
+            out,
+            record=self._record(row.number),
+            folder=self.folder.trial(row.number),
+            recipe=dump_yaml(self.config),
+            leaderboard=self.leaderboard.frame(),
+        )
+        return out
+
+    def _finished(self, number: int | None) -> Row:
+        finished = {row.number: row for row in self.leaderboard.rows if row.values}
+        if not finished:
+            raise UserError(f"export must have a finished trial: {self.config.name} has none yet")
+        if number is None:
+            return self.winner or next(iter(finished.values()))
+        if number not in finished:
+            known = ", ".join(map(str, sorted(finished)))
+            raise UserError(f"trial must be one that has finished ({known}), got {number}")
+        return finished[number]

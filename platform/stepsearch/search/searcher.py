@@ -1,0 +1,86 @@
+"""The searcher: Ray Tune asks it for trials and tells it how they went."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune.search import Searcher
+
+from stepsearch.search.agenda import Agenda
+from stepsearch.search.leaderboard import BASELINE, REPEAT
+from stepsearch.search.recorder import Recorder
+from stepsearch.search.trial import Trial
+from stepsearch.study import Proposal
+
+
+class StudySearcher(Searcher):
+    """Passes the agenda's trials to Tune, and what becomes of them to the recorder.
+
+    It keeps no state of its own that a resumed search would need: the study has it.
+    """
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        recorder: Recorder,
+        make_trial: Callable[[Proposal], Trial],
+        dispatcher: Any,
+        dispatcher_name: str,
+    ) -> None:
+        super().__init__()
+        self._agenda, self._recorder, self._make_trial = agenda, recorder, make_trial
+        self._dispatcher, self._dispatcher_name = dispatcher, dispatcher_name
+        self._numbers: dict[str, int] = {}
+        self.stopping = threading.Event()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The configuration of LaneTrial: where the trial is to be found, not what it is."""
+        proposal = None if self.stopping.is_set() else self._agenda.next()
+        if proposal is None:
+            done = self.stopping.is_set() or self._agenda.exhausted
+            return Searcher.FINISHED if done else None
+        trial = self._make_trial(proposal)
+        self._numbers[trial_id] = trial.number
+        self._recorder.started(proposal, trial)
+        ray.get(self._dispatcher.offer.remote(trial))
+        protected = proposal.attrs.get("role") in (BASELINE, REPEAT)
+        return {
+            "dispatcher": self._dispatcher_name,
+            "number": trial.number,
+            "protected": protected,
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._report(self._numbers[trial_id], result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The result carries an outcome, unless the trial scheduler stopped the trial."""
+        number, last = self._numbers[trial_id], result or {}
+        self._report(number, last)
+        if error:
+            reason = ray.get(self._dispatcher.error.remote(number))
+            self._recorder.ended(number, "error", reason or "Ray Tune lost the trial's actor")
+        else:
+            self._recorder.ended(number, last.get("outcome", "pruned"), last.get("reason"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its arguments for a restore that we do not use."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see the class."""
+
+    def _report(self, number: int, result: dict[str, Any]) -> None:
+        prefix = "metrics/"  # Tune flattens what it passes on
+        metrics = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+        if metrics:
+            self._recorder.reported(number, result["images_seen"], metrics)

@@ -1,0 +1,66 @@
+"""What a search leaves on its parent run in MLflow: the verdict, the leaderboard, the curves."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from stepsearch.figures import quality_curves
+from stepsearch.search.leaderboard import Row
+from stepsearch.search.result import SearchResult
+from stepsearch.tracking import Tracker
+
+
+def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> None:
+    """Record what a search found, or where an interrupted one stands, and close its run."""
+    tracker.log(tracker.search, _numbers(result, seconds), step=len(result.records))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_leaderboard(result, folder)
+        draw_quality(result, folder / "quality.png")
+        tracker.log_artifacts(tracker.search, folder, "summary")
+        tracker.end_search("interrupted" if result.interrupted else "finished")
+        tracker.flush()
+
+
+def write_leaderboard(result: SearchResult, folder: Path) -> None:
+    """The leaderboard as CSV and Parquet, for pandas and everything else."""
+    frame = result.leaderboard.frame()
+    frame.to_csv(folder / "leaderboard.csv", index=False)
+    frame.to_parquet(folder / "leaderboard.parquet", index=False)
+
+
+def draw_quality(result: SearchResult, path: Path) -> None:
+    """The primary metric of every trial against the images it has seen; nothing without one."""
+    curves = {f"{row.number:03d} {row.label}": _curve(result, row) for row in _reported(result)}
+    baseline = result.leaderboard.baseline
+    if curves:
+        quality_curves(
+            curves,
+            metric=result.config.primary.name,
+            baseline=f"{baseline.number:03d} {baseline.label}" if baseline else None,
+            direction=result.config.primary.direction,
+        ).savefig(path, dpi=110)
+
+
+def _reported(result: SearchResult) -> list[Row]:
+    return [row for row in result.leaderboard.rows if row.metrics]
+
+
+def _curve(result: SearchResult, row: Row) -> tuple[list[int], list[float]]:
+    curve = result.history.curve(row.number, result.config.primary.name)
+    return list(curve), list(curve.values())
+
+
+def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:
+    """The verdict as metrics of the parent run; `speed_up` only where the baseline was reached."""
+    board, history = result.leaderboard, result.history
+    found = {
+        "wall_s": seconds,
+        "train_cpu_s": history.total("train_cpu_s"),
+        "evaluation_cpu_s": history.total("evaluation_cpu_s"),
+        "baseline": board.baseline.value if board.baseline else None,
+        "winner": board.winner.value if board.winner else None,
+        "speed_up": result.speed_up.median if result.speed_up else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}

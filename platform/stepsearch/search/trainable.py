@@ -1,0 +1,54 @@
+"""A trial as Ray Tune sees it: a class trainable that only passes messages to a lane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray import tune
+
+from stepsearch.errors import StepsearchError
+
+
+class TrialFailed(StepsearchError):
+    """A trial ended with an error, its retries spent."""
+
+
+class LaneTrial(tune.Trainable):
+    """Submits its trial to the dispatcher and waits for results.
+
+    The actor is reused for the next trial (`reuse_actors`); the training itself happens on a lane,
+    which outlives it. When this actor dies, Tune starts another one that finds the trial under way.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._dispatcher = ray.get_actor(config["dispatcher"])
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._end()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        result = ray.get(self._dispatcher.result.remote(self._number, self._position))
+        self._position += 1
+        if result.get("outcome") == "error":
+            raise TrialFailed(result["reason"])
+        return dict(result)
+
+    def cleanup(self) -> None:
+        self._end()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a trial's checkpoints are written by its lane."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial goes on from its lane's checkpoint."""
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._number = config["number"]
+        self._position = ray.get(self._dispatcher.submit.remote(self._number))
+
+    def _end(self) -> None:
+        ray.get(self._dispatcher.stop.remote(self._number))

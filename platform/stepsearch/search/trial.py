@@ -1,0 +1,97 @@
+"""What the platform and a trainer say to each other; no Ray in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from stepsearch.diffusion.workers import Workers
+    from stepsearch.strategies import FloatArray, PredictionType
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training with one configuration, as it is handed to a lane.
+
+    `config` is the trainer's configuration with the proposal laid over it, `milestones` are the
+    values of `images_seen` at which the trial reports (ascending, the last one is its budget),
+    `folder` is the trial's own on the search's storage (checkpoints and pictures go there), and
+    `cache` is shared by all trials (what the trainer has prepared).
+    """
+
+    number: int
+    config: Any
+    seed: int
+    milestones: tuple[int, ...]
+    folder: Path
+    cache: Path
+
+    @property
+    def budget(self) -> int:
+        """Images that a finished trial has seen."""
+        return self.milestones[-1]
+
+
+class Report(Protocol):
+    """How a running trial talks to the search; called by every worker of the lane alike."""
+
+    def __call__(self, metrics: Mapping[str, float]) -> bool:
+        """Hand over the metrics of a milestone (with `images_seen`); False: stop now."""
+
+    def progress(self, images_seen: int) -> bool:
+        """Say how far the training is, every second or so; False: save a checkpoint and stop."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainerFacts:
+    """What a search space may know of the trainer whose configuration it varies."""
+
+    kind: str
+    """The trainer's kind, e.g. `denoising`."""
+    alpha_bar: FloatArray
+    """The noise process; its length is T."""
+    prediction_type: PredictionType = "epsilon"
+
+    @property
+    def T(self) -> int:
+        return len(self.alpha_bar)
+
+
+class Run(Protocol):
+    """What one Ray worker does for one trial.
+
+    It goes on from the checkpoint in `trial.folder` if there is one, reports at each milestone
+    that is not behind it, raises `Diverged` on a loss or a metric that is not finite, and returns
+    when a report says stop.
+    """
+
+    def __call__(self, trial: Trial, report: Report, workers: Workers) -> None: ...
+
+
+class Trainer(Protocol):
+    """A trainer's configuration, as the platform uses it."""
+
+    @property
+    def run(self) -> Run:
+        """The function that a lane calls; a module's own, so that workers can import it."""
+
+    def facts(self) -> TrainerFacts: ...
+
+    def check(self, workers: int) -> None:
+        """Raise UserError for what a validated configuration cannot know: a missing data set, a
+        batch that the lane's workers cannot share. Quick, and writes nothing."""
+
+    def prepare(self, cache: Path) -> Mapping[str, float]:
+        """Make what all trials share, before the first one; numbers worth a record."""
+
+    def objective(self) -> str:
+        """The metric to minimise where the search names none."""
+
+    def guards(self) -> Mapping[str, float]:
+        """Metrics that may be this much worse than the baseline's, not more."""
+
+    def illustrate(self, folder: Path) -> None:
+        """Draw the pictures of an ended trial into `folder`/pictures."""

@@ -1,0 +1,32 @@
+"""P2 weighting: less weight on the low-noise steps that only clean up (Choi et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stepsearch.strategies.base import (
+    FloatArray,
+    PredictionType,
+    StrategyConfig,
+    from_epsilon,
+    snr,
+)
+
+
+class P2Config(StrategyConfig):
+    """Uniform density; w_t = 1 / (k + SNR_t)^gamma on the eps-loss.
+
+    gamma = 1, k = 1 gives exactly 1 - abar; gamma = 0 gives no weighting at all.
+    """
+
+    kind: Literal["p2"] = "p2"
+    gamma: float = Field(default=1.0, ge=0)
+    """Strength; the paper uses 0.5 and 1."""
+    k: float = Field(default=1.0, gt=0)
+    """Keeps the weight of the noisiest steps bounded."""
+
+    def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
+        w = (self.k + snr(alpha_bar)) ** -self.gamma
+        return from_epsilon(w, alpha_bar, prediction_type)

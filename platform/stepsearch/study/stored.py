@@ -1,0 +1,109 @@
+"""A study as it lies in its storage: everything that can be asked of it without changing it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from stepsearch.errors import UserError
+from stepsearch.study import analysis
+from stepsearch.study.records import (
+    FINISHED,
+    PROPOSED,
+    Proposal,
+    TrialRecord,
+    proposal,
+    record,
+)
+from stepsearch.study.settings import StudySettings
+from stepsearch.study.storage import connect, disconnect
+from stepsearch.study.warm_start import WARM_START
+
+
+class StoredStudy:
+    """A study to be read, while its search runs or after it."""
+
+    def __init__(self, storage: RDBStorage, name: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name = name
+        self._storage = storage
+        self._study = optuna.load_study(study_name=name, storage=storage)
+        self.settings = StudySettings.load(self._study.user_attrs, name)
+
+    @classmethod
+    def open(cls, storage: str | Path, name: str) -> Self:
+        """The study `name` in a sqlite file (a path) or a database (a URL)."""
+        with connect(storage, new=False) as database:
+            names = optuna.get_all_study_names(database)
+            if name not in names:
+                known = ", ".join(map(repr, names)) or "none"
+                raise UserError(f"study must be one of those stored ({known}), got {name!r}")
+            return cls(database, name)
+
+    def close(self) -> None:
+        """Close the storage's connections; the study is not to be used any more."""
+        disconnect(self._storage)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def waiting(self) -> int:
+        """How many fixed points are queued and not yet asked for."""
+        return len(self._trials(TrialState.WAITING))
+
+    def unfinished(self) -> list[Proposal]:
+        """The trials that were asked for and not told, to be resumed under their numbers."""
+        running = self._trials(TrialState.RUNNING)
+        return [proposal(trial) for trial in running if PROPOSED in trial.user_attrs]
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial that was asked for, by number."""
+        return [record(t) for t in self._trials() if t.state is not TrialState.WAITING]
+
+    def best(self, feasible_only: bool = True) -> TrialRecord | None:
+        """The finished trial with the best value of the only objective."""
+        if self.settings.several:
+            raise UserError(f"best must have one objective, got {len(self.settings.objectives)}")
+        sign = 1 if self.settings.directions == ["minimize"] else -1
+        records = [record(trial) for trial in self._finished()]
+        own = [r for r in records if r.feasible or not feasible_only]
+        return min(own, key=lambda r: sign * r.values[0] if r.values else math.inf, default=None)
+
+    def pareto(self) -> list[TrialRecord]:
+        """The feasible finished trials that no other one beats in every objective."""
+        return [record(t) for t in analysis.pareto(self._finished(), self.settings.directions)]
+
+    def importance(self) -> dict[str, float]:
+        """Each parameter's importance over the finished trials; see `analysis.importance`."""
+        return analysis.importance(self._finished(), self.settings.directions)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        trials = self._trials()
+        if not 0 <= number < len(trials):
+            raise UserError(f"trial must be in 0..{len(trials) - 1}, got {number}")
+        return trials[number]
+
+    def _finished(self) -> list[FrozenTrial]:
+        """This search's own trials that reached their budget."""
+        return [
+            trial
+            for trial in self._trials(TrialState.COMPLETE)
+            if record(trial).outcome == FINISHED and trial.user_attrs.get("role") != WARM_START
+        ]

@@ -1,0 +1,197 @@
+"""The record of one search in MLflow: a parent run, and a child run for each trial."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import yaml
+
+from stepsearch.errors import UserError
+from stepsearch.tracking import tags as names
+from stepsearch.tracking.client import connect, reason
+from stepsearch.tracking.config import TrackingConfig
+from stepsearch.tracking.delivery import Delivery
+from stepsearch.tracking.experiment import open_experiment
+from stepsearch.tracking.records import (
+    Artifacts,
+    End,
+    Metrics,
+    Outcome,
+    Role,
+    Run,
+    Start,
+    Tags,
+    Text,
+)
+from stepsearch.tracking.views import Views
+from stepsearch.tracking.writer import Writer
+
+
+class Tracker:
+    """Used by the one driver process of a search.
+
+    `open` and `start_search` wait for MLflow; everything after them is queued and written by a
+    thread, so that a slow or absent server never holds up the search. Runs are found again by
+    their tags: a resumed search goes on in the same runs and logs no step of a metric twice.
+    """
+
+    def __init__(self, delivery: Delivery, views: Views) -> None:
+        self.views = views
+        self.search = Run(views.search_id)
+        self._delivery = delivery
+        self._writer = Writer(delivery.send)
+        self._provenance = names.provenance()
+        self._running: set[Run] = set()
+
+    @classmethod
+    def open(
+        cls,
+        config: TrackingConfig,
+        storage: Path,
+        *,
+        search_id: str,
+        family: str,
+        metric: str,
+        direction: Literal["minimize", "maximize"] = "minimize",
+    ) -> Tracker:
+        """Connect to MLflow and open the experiment of the family (the search space's kind).
+
+        `search_id` is any name that only this search has and that it keeps on resume. `metric`
+        is the quality by which the page orders the trials. Raises UserError with one line if
+        MLflow does not answer.
+        """
+        if not re.fullmatch(r"[\w.-]+", search_id, re.ASCII):
+            raise UserError(f"search_id must be letters, digits, '.', '_', '-', got {search_id!r}")
+        client = connect(config.store_uri(storage))
+        name = config.experiment or f"stepsearch/{family}"
+        experiment_id = open_experiment(client, name, config.artifact_root(storage))
+        views = Views(experiment_id, search_id, metric, direction)
+        for key, value in views.experiment_tags().items():
+            client.set_experiment_tag(experiment_id, key, value)
+        return cls(Delivery(client, experiment_id), views)
+
+    def start_search(
+        self,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Create the parent run or go on in it, and wait for that; its MLflow run id.
+
+        Raises UserError with one line if MLflow does not answer.
+        """
+        note = {names.NOTE: self.views.note(name)}
+        start = self._start(self.search, name, params, {**note, **(tags or {})})
+        try:
+            self._delivery.send([start])
+        except Exception as error:
+            raise UserError(f"tracking.uri must answer: {reason(error)}") from None
+        self._put_config(self.search, config)
+        return self._delivery.run_ids[self.search]
+
+    def start_trial(
+        self,
+        number: int,
+        name: str,
+        params: Mapping[str, object],
+        *,
+        role: Role = "proposal",
+        tags: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """Create the trial's run or go on in it, once MLflow has time.
+
+        `params` are the active parameters, flat and short; `config` is the whole configuration,
+        kept as config.yaml.
+        """
+        run = Run(self.search.search_id, number)
+        own = {names.PARENT: self._delivery.run_ids[self.search], names.ROLE: role}
+        if role == "baseline":
+            own[names.COLOUR] = "#000000"
+        self._writer.put(self._start(run, name, params, {**own, **(tags or {})}))
+        self._put_config(run, config)
+        return run
+
+    def log(self, run: Run, metrics: Mapping[str, float], step: int) -> None:
+        """Log values at `step` (images seen).
+
+        NaN and infinity are left out, since MLflow stores them as 0 and 1.8e308. A key's step
+        that is not larger than its last one was logged before a resume and is left out as well.
+        """
+        values = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+        if values:
+            self._writer.put(Metrics(run, _now(), step, values))
+
+    def log_artifacts(self, run: Run, path: Path, artifact_path: str | None = None) -> None:
+        """Copy a file, or everything below a folder; it must stay until it is written."""
+        self._writer.put(Artifacts(run, path, artifact_path))
+
+    def log_text(self, run: Run, text: str, file: str) -> None:
+        """Keep a small text as the artifact `file`."""
+        self._writer.put(Text(run, text, file))
+
+    def set_tags(self, run: Run, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+        self._writer.put(Tags(run, dict(tags)))
+
+    def end_trial(self, run: Run, outcome: Outcome, reason: str | None = None) -> None:
+        """Close the trial's run with the status of its outcome."""
+        self._running.discard(run)
+        self._writer.put(End(run, _now(), outcome, reason))
+
+    def end_search(self, outcome: Outcome = "finished", reason: str | None = None) -> None:
+        """Close the parent run; trials that still run were interrupted."""
+        for run in sorted(self._running - {self.search}, key=lambda run: run.trial or 0):
+            self.end_trial(run, "interrupted")
+        self.end_trial(self.search, outcome, reason)
+
+    def unfinished(self) -> list[Run]:
+        """The trials that MLflow shows as running, for example after a killed driver.
+
+        Asks MLflow at once. Each of them is to be started again or to be ended.
+        """
+        return self._delivery.unfinished(self.search.search_id)
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until everything is written; False if that takes longer than `timeout` s."""
+        return self._writer.flush(timeout)
+
+    def close(self, timeout: float = 30.0) -> int:
+        """Write what waits, for `timeout` s at most; the number of records that were lost."""
+        return self._writer.close(timeout)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(
+        self, run: Run, name: str, params: Mapping[str, object], tags: Mapping[str, str]
+    ) -> Start:
+        self._running.add(run)
+        texts = {key: names.short(value, digits=6) for key, value in params.items()}
+        return Start(
+            run, _now(), name, texts, {**self._provenance, **tags, names.OUTCOME: "running"}
+        )
+
+    def _put_config(self, run: Run, config: Mapping[str, Any] | None) -> None:
+        if config is not None:
+            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+            self._writer.put(Text(run, text, "config.yaml"))
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

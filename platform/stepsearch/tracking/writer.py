@@ -1,0 +1,86 @@
+"""One thread that delivers records while the search goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from stepsearch.tracking.backlog import Backlog
+from stepsearch.tracking.client import is_final, reason
+from stepsearch.tracking.records import Record, Run, is_file
+
+log = logging.getLogger("stepsearch.tracking")
+
+FIRST_PAUSE = 0.2  # seconds after the first failure in a row; doubles up to LONGEST_PAUSE
+LONGEST_PAUSE = 5.0
+
+
+class Writer:
+    """Delivers records in order, again and again while MLflow is away."""
+
+    def __init__(self, send: Callable[[list[Record]], None]) -> None:
+        self._send = send
+        self._backlog = Backlog()
+        self._failures: Counter[str] = Counter()
+        self._refused = 0
+        self._complained: set[Run] = set()
+        self._given_up = threading.Event()
+        # A daemon: a server that hangs must not keep the process alive after `close`.
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread.start()
+
+    def put(self, record: Record) -> None:
+        """Queue a record; takes microseconds and never fails."""
+        self._backlog.put(record)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything is delivered; False if that took longer than `timeout` s."""
+        return self._backlog.wait_until_empty(timeout)
+
+    def close(self, timeout: float) -> int:
+        """Deliver what waits within `timeout` s; the number of records that did not make it."""
+        self._backlog.close()
+        self._thread.join(timeout)
+        self._given_up.set()
+        return len(self._backlog) + self._refused
+
+    def _work(self) -> None:
+        while not self._given_up.is_set() and (batch := self._backlog.take()):
+            try:
+                self._send(batch)
+            except Exception as error:
+                if is_final(error):
+                    self._refuse(batch, error)
+                else:
+                    self._wait(batch, error)
+            else:
+                self._backlog.remove(batch)
+                self._recovered(batch)
+
+    def _refuse(self, batch: list[Record], error: Exception) -> None:
+        self._backlog.remove(batch)
+        self._refused += len(batch)
+        run = batch[0].run
+        if run not in self._complained:
+            self._complained.add(run)
+            name = "the search" if run.trial is None else f"trial {run.trial}"
+            kind = type(batch[0]).__name__.lower()
+            log.warning("MLflow refused the %s of %s: %s", kind, name, reason(error))
+
+    def _wait(self, batch: list[Record], error: Exception) -> None:
+        store = _store(batch)
+        if self._failures[store] == 0:
+            log.warning("%s does not answer (%s); the search goes on", store, reason(error))
+        self._backlog.postpone(batch)
+        self._given_up.wait(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures[store], 10)))
+        self._failures[store] += 1
+
+    def _recovered(self, batch: list[Record]) -> None:
+        if self._failures.pop(_store(batch), 0):
+            log.warning("%s answers again; %d records wait", _store(batch), len(self._backlog))
+
+
+def _store(batch: list[Record]) -> str:
+    return "MLflow's artifact store" if is_file(batch[0]) else "MLflow"

@@ -1,0 +1,45 @@
+"""Search spaces: what may vary from trial to trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from search_spaces.base import FixedPoint, SearchSpace, Suggest, TrainerFacts
+from search_spaces.min_snr import MinSnrSpace
+from search_spaces.p2 import P2Space
+from search_spaces.speed import SpeedSpace
+from stepsearch.config import parse
+from stepsearch.errors import UserError
+
+SPACES: dict[str, type[SearchSpace]] = {
+    "speed": SpeedSpace,
+    "p2": P2Space,
+    "min_snr": MinSnrSpace,
+}
+
+AnySpace = Annotated[SpeedSpace | P2Space | MinSnrSpace, Field(discriminator="kind")]
+
+
+def space(data: str | Mapping[str, Any]) -> SearchSpace:
+    """The space behind a name or a mapping: "speed" or {"kind": "speed", "k": [1, 25]}."""
+    kind = data.get("kind") if isinstance(data, Mapping) else data
+    if kind not in SPACES:
+        raise UserError(f"space must be one of {', '.join(SPACES)}, got {kind!r}")
+    return parse(SPACES[kind], data if isinstance(data, Mapping) else {}, where=kind)
+
+
+__all__ = [
+    "SPACES",
+    "AnySpace",
+    "FixedPoint",
+    "MinSnrSpace",
+    "P2Space",
+    "SearchSpace",
+    "SpeedSpace",
+    "Suggest",
+    "TrainerFacts",
+    "space",
+]

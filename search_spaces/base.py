@@ -1,0 +1,94 @@
+"""What a search space is: what may vary, which points are tried first, and whom it fits."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from pydantic import AfterValidator, ValidationInfo
+
+from stepsearch.config import Config
+from stepsearch.errors import UserError
+from stepsearch.search.trial import TrainerFacts
+
+Range = tuple[float, float]
+
+
+class Suggest(Protocol):
+    """The part of an Optuna trial that a space needs."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """A point of the space that is tried before the optuna_sampler's proposals."""
+
+    label: str
+    params: Mapping[str, float]
+    """A value for each parameter the space suggests."""
+
+    def lies_in(self, ranges: Mapping[str, Range]) -> bool:
+        return all(low <= self.params[name] <= high for name, (low, high) in ranges.items())
+
+
+class SearchSpace(Config):
+    """A named set of changes to a trainer's configuration.
+
+    The uniform baseline is a point of every space, so that each optuna_sampler learns from the
+    trial that all others are compared with.
+    """
+
+    trainers: ClassVar[tuple[str, ...]] = ("denoising",)
+    """The kinds of trainer whose configuration the space can change."""
+
+    kind: str
+
+    @abstractmethod
+    def suggest(self, trial: Suggest, facts: TrainerFacts) -> dict[str, Any]:
+        """What to lay over the trainer's configuration in this trial."""
+
+    @abstractmethod
+    def fixed(self, facts: TrainerFacts) -> list[FixedPoint]:
+        """The uniform baseline, then those settings of the papers that lie in the space."""
+
+    def check(self, facts: TrainerFacts) -> None:
+        """Raise UserError when the space does not fit the trainer."""
+        if facts.kind not in self.trainers:
+            known = " or ".join(self.trainers)
+            raise UserError(
+                f"space {self.kind!r} must be used with trainer {known}, got {facts.kind!r}"
+            )
+
+
+def bounds(low: float, high: float, *, baseline: float) -> AfterValidator:
+    """Validate a range inside low..high that holds `baseline`, where the trial is uniform.
+
+    A range without it is refused rather than widened: nothing is searched that the user did not
+    write, and the baseline is never outside of what the optuna_sampler can propose.
+    """
+
+    def check(value: Range, info: ValidationInfo) -> Range:
+        first, last = value
+        if not first < last:
+            rule = "a range low < high"
+        elif first < low or last > high:
+            rule = f"a range inside {low:g}..{high:g}"
+        elif not first <= baseline <= last:
+            rule = f"a range that holds {baseline:g}, the uniform baseline"
+        else:
+            return value
+        field = f"{info.data['kind']}.{info.field_name}"
+        raise ValueError(f"{field} must be {rule}, got ({first:g}, {last:g})")
+
+    return AfterValidator(check)

@@ -1,0 +1,51 @@
+"""Several workers train what one worker trains."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from stepsearch.diffusion.checkpoints import read_checkpoint
+from stepsearch.diffusion.training import Training, Workers
+from stepsearch.errors import UserError
+
+
+@pytest.mark.slow
+def test_two_gloo_workers_agree_with_each_other_and_with_one_worker(
+    start_training: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    meeting = tmp_path / "rendezvous"
+    processes = [
+        start_training(steps=10, save=tmp_path / "0", rank=0, rendezvous=meeting),
+        start_training(steps=10, save=tmp_path / "1", rank=1, rendezvous=meeting),
+        start_training(steps=10, save=tmp_path / "alone"),
+    ]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    first, second, alone = (read_checkpoint(tmp_path / name) for name in ("0", "1", "alone"))
+
+    for part in ("denoiser", "ema"):
+        for name, weights in first[part].items():
+            assert torch.equal(weights, second[part][name])
+            torch.testing.assert_close(weights, alone[part][name], rtol=1e-4, atol=1e-5)
+    assert outputs[0] == outputs[1]  # a summary speaks for all workers
+    torch.testing.assert_close(*map(json.loads, outputs[1:]), rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_the_workers_cannot_share_evenly_is_refused(
+    build_training: Callable[..., Training],
+) -> None:
+    with pytest.raises(
+        UserError, match=r"^training.batch_size must be a multiple of the 3 workers, got 8$"
+    ):
+        build_training(workers=Workers(rank=0, size=3))
+
+
+def test_the_shares_of_all_workers_make_up_the_batch() -> None:
+    batch = list(range(12))
+    shares = [batch[Workers(rank=rank, size=3).share(12)] for rank in range(3)]
+    assert [len(share) for share in shares] == [4, 4, 4]
+    assert sum(shares, []) == batch  # noqa: RUF017

@@ -1,0 +1,136 @@
+"""A checkpoint holds everything that the following steps depend on."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.training import Training
+from stepsearch.errors import UserError
+from stepsearch.strategies.base import TableStrategy
+
+Start = Callable[..., "subprocess.Popen[str]"]
+Build = Callable[..., Training]
+
+
+def losses_of(process: "subprocess.Popen[str]") -> list[float]:
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0
+    losses: list[float] = json.loads(output)
+    return losses
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_checkpoint_goes_on_bit_for_bit(
+    start_training: Start, tmp_path: Path
+) -> None:
+    whole = start_training(steps=40, save=tmp_path / "whole")
+    killed = start_training(steps=20, save=tmp_path / "half", more=40)
+    assert killed.stdout is not None
+    first_losses = json.loads(killed.stdout.readline())
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+
+    resumed = start_training(load=tmp_path / "half", steps=20, save=tmp_path / "resumed")
+
+    assert first_losses + losses_of(resumed) == losses_of(whole)
+    assert_equal(read_checkpoint(tmp_path / "resumed"), read_checkpoint(tmp_path / "whole"))
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """The same keys, values and tensors, all bits of them, at every depth."""
+    assert type(one) is type(other)
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_equal(left, right)
+    else:
+        assert one == other
+
+
+def test_a_checkpoint_is_the_same_in_a_training_that_began_differently(
+    build_training: Build, tmp_path: Path
+) -> None:
+    one, other = build_training(), build_training()
+    one.run(80)
+    other.run(24)
+    one.save(tmp_path / "checkpoint")
+    other.load(tmp_path / "checkpoint")
+    assert other.images_seen == 80
+    assert one.run(160).mean_loss == other.run(160).mean_loss
+    assert_equal(one.state_dict(), other.state_dict())
+
+
+class Counting(TableStrategy):
+    """A strategy that learns: it counts the timesteps that it has seen."""
+
+    def __init__(self, timesteps: int) -> None:
+        uniform = NoiseConfig(timesteps=timesteps).build().alpha_bar * 0 + 1 / timesteps
+        super().__init__(uniform, uniform * timesteps)
+        self.seen = torch.zeros(timesteps)
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        assert t.shape == loss.shape
+        assert not loss.requires_grad
+        self.seen.index_add_(0, t, torch.ones_like(loss))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.seen = state["seen"]
+
+
+def test_a_strategy_observes_every_step_and_its_state_is_in_the_checkpoint(
+    build_training: Build, tmp_path: Path
+) -> None:
+    learned, fresh = Counting(1000), Counting(1000)
+    training = build_training(timesteps=learned)
+    training.run(80)
+    training.save(tmp_path / "checkpoint")
+    build_training(timesteps=fresh).load(tmp_path / "checkpoint")
+    assert learned.seen.sum() == 80
+    assert torch.equal(fresh.seen, learned.seen)
+
+
+def test_an_interrupted_write_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    write_checkpoint({"images_seen": 1}, path)
+    with pytest.raises(AttributeError, match="local object"):  # refused halfway into the file
+        write_checkpoint({"weights": torch.zeros(9), "images_seen": lambda: 2}, path)
+    assert read_checkpoint(path) == {"images_seen": 1}
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"checkpoint must be an existing file, got '.*/absent'"):
+        read_checkpoint(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"^checkpoint '.*/broken' is unreadable: [^\n]+$"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    torch.save({"images_seen": Path("a class that no checkpoint needs")}, tmp_path / "foreign")
+    with pytest.raises(UserError, match="is unreadable: "):
+        read_checkpoint(tmp_path / "foreign")

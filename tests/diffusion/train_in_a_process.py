@@ -1,0 +1,86 @@
+"""Train a small denoiser in a process of its own; the tests start it, pytest does not collect it.
+
+Prints the loss of every step as a JSON list, after the checkpoint is written.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stepsearch.diffusion.datasets import DigitsConfig
+from stepsearch.diffusion.denoisers import UNetConfig
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.training import Training, TrainingConfig, Workers
+from stepsearch.strategies import Strategy, strategy
+
+CONFIG = TrainingConfig(batch_size=8, warmup_steps=5, ema_decay=0.9)
+# Every weight of this one has a gradient. A bias before a group norm of single channels, or of
+# the attention's keys, has none but rounding, which AdamW would blow up to full steps.
+DENOISER = UNetConfig(channels=(16, 32), groups=8, attention="none")
+
+
+def build(
+    *,
+    workers: Workers = Workers(),  # noqa: B008
+    images: torch.Tensor | None = None,
+    timesteps: Strategy | None = None,
+    seed: int = 0,
+    budget: int = 480,
+    **changes: Any,
+) -> Training:
+    process = NoiseConfig().build()
+    images = DigitsConfig().load().train[:100] if images is None else images
+    return Training(
+        CONFIG.model_copy(update=changes),
+        DENOISER.build((1, *images.shape[2:]), seed),
+        process,
+        timesteps or strategy("speed").build(process.alpha_bar),
+        images,
+        budget=budget,
+        seed=seed,
+        workers=workers,
+    )
+
+
+def losses(training: Training, steps: int) -> Iterator[float]:
+    for _ in range(steps):
+        until = training.images_seen + training.config.batch_size
+        yield training.run(until).mean_loss
+
+
+def join(rank: int, rendezvous: Path) -> Workers:
+    torch.distributed.init_process_group(
+        "gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=2
+    )
+    return Workers(rank=rank, size=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--load", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--save", type=Path, required=True)
+    parser.add_argument("--more", type=int, default=0, help="steps after the checkpoint")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--rendezvous", type=Path, help="train on two workers that meet here")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    workers = join(options.rank, options.rendezvous) if options.rendezvous else Workers()
+    training = build(workers=workers)
+    if options.load:
+        training.load(options.load)
+    values = list(losses(training, options.steps))
+    training.save(options.save)
+    print(json.dumps(values), flush=True)
+    training.run(training.images_seen + 8 * options.more)
+    if options.rendezvous:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What holds for every space of the table, proposed to by real Optuna samplers."""
+
+import json
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+import optuna
+import pytest
+from pydantic import TypeAdapter
+
+from search_spaces import SPACES, AnySpace, SearchSpace, TrainerFacts, space
+from stepsearch.diffusion.noise import NoiseConfig, Schedule
+from stepsearch.errors import UserError
+from stepsearch.strategies import AnyStrategy, PredictionType
+
+EXAMPLES = [
+    *(member() for member in SPACES.values()),
+    space({"kind": "speed", "tau": [0, 1], "k": [1, 25], "mirror": True}),
+    space({"kind": "speed", "lam": [0.5, 1], "convergence_weight": "released"}),
+    space({"kind": "p2", "gamma": [0, 0.4]}),
+    space({"kind": "min_snr", "gamma_low": 20}),
+]
+every_space = pytest.mark.parametrize("member", EXAMPLES, ids=lambda member: member.kind)
+
+
+def facts(schedule: str = "linear", timesteps: int = 1000, **changes: Any) -> TrainerFacts:
+    config = NoiseConfig.model_validate({"schedule": schedule, "timesteps": timesteps})
+    return TrainerFacts(**({"kind": "denoising", "alpha_bar": config.build().alpha_bar} | changes))
+
+
+@pytest.fixture
+def ask() -> Callable[..., optuna.Trial]:
+    """ask(params): a trial of one Optuna study, with these parameters enqueued if given."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=5))
+
+    def next_trial(params: dict[str, float] | None = None) -> optuna.Trial:
+        if params is not None:
+            study.enqueue_trial(params)
+        return study.ask()
+
+    return next_trial
+
+
+def build(member: SearchSpace, trial: optuna.Trial, trainer: TrainerFacts) -> Any:
+    """The strategy config that the space suggests, built on the trainer's process."""
+    overrides = member.suggest(trial, trainer)
+    assert overrides.keys() == {"strategy"}
+    assert json.loads(json.dumps(overrides)) == overrides
+    config = TypeAdapter(AnyStrategy).validate_python(overrides["strategy"])
+    config.build(trainer.alpha_bar, trainer.prediction_type)
+    return config
+
+
+@every_space
+@pytest.mark.parametrize("schedule", get_args(Schedule))
+@pytest.mark.parametrize("prediction_type", get_args(PredictionType))
+def test_every_proposal_is_a_strategy_that_fits_the_process(
+    member, schedule, prediction_type, ask
+):
+    trainer = facts(schedule, prediction_type=prediction_type)
+    member.check(trainer)
+    for _ in range(10):
+        assert build(member, ask(), trainer).kind == member.kind
+
+
+@every_space
+@pytest.mark.parametrize("timesteps", [250, 1000])
+def test_fixed_points_are_enqueued_unchanged_and_the_first_is_uniform(member, timesteps, ask):
+    trainer = facts(timesteps=timesteps)
+    points = member.fixed(trainer)
+    assert points[0].label == "uniform"
+    assert len({point.label for point in points}) == len(points)
+    for point in points:
+        trial = ask(dict(point.params))
+        config = build(member, trial, trainer)
+        assert trial.params == point.params  # a warning of Optuna's would be an error here
+        assert config.kind == ("uniform" if point.label == "uniform" else member.kind)
+
+
+@every_space
+def test_the_sampler_learns_from_the_baseline(member):
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    study.enqueue_trial(dict(member.fixed(facts())[0].params))
+    for _ in range(12):
+        trial = study.ask()
+        member.suggest(trial, facts())
+        study.tell(trial, 1.0)
+    spaces = [trial.distributions for trial in study.trials]
+    assert all(distributions == spaces[0] for distributions in spaces)
+
+
+@every_space
+def test_a_space_fits_only_the_trainers_it_names(member):
+    message = rf"space '{member.kind}' must be used with trainer denoising, got 'few_steps'"
+    with pytest.raises(UserError, match=message):
+        member.check(facts(kind="few_steps"))
+
+
+@every_space
+def test_a_space_survives_json_and_is_found_by_its_kind(member):
+    data = json.loads(member.model_dump_json())
+    assert space(data) == member
+    assert TypeAdapter(AnySpace).validate_python(data) == member
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_a_space_may_be_given_by_its_name_alone(kind):
+    assert space(kind) == SPACES[kind]()
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [("sped", "'sped'"), ({"kind": "sped"}, "'sped'"), ({"k": [1, 2]}, "None"), (3, "3")],
+)
+def test_an_unknown_space_is_refused_with_the_choices(data, got):
+    with pytest.raises(UserError) as error:
+        space(data)
+    assert str(error.value) == f"space must be one of speed, p2, min_snr, got {got}"
+
+
+def test_facts_know_T():
+    assert facts(timesteps=250).T == 250
+    assert np.array_equal(facts().alpha_bar, NoiseConfig().build().alpha_bar)

@@ -1,0 +1,157 @@
+"""The single spaces: their baseline, the papers' points, and what they refuse."""
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from search_spaces import TrainerFacts, space
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.errors import UserError
+
+
+@pytest.fixture
+def facts() -> TrainerFacts:
+    return TrainerFacts(kind="denoising", alpha_bar=NoiseConfig().build().alpha_bar)
+
+
+def labels(data: object, facts: TrainerFacts) -> list[str]:
+    return [point.label for point in space(data).fixed(facts)]
+
+
+def test_speed_turns_fractions_into_a_boundary(facts):
+    trial = FixedTrial({"tau": 0.6124, "k": 4.1, "lam": 0.63})
+    assert space({"kind": "speed", "mirror": True}).suggest(trial, facts) == {
+        "strategy": {
+            "kind": "speed",
+            "tau": 612,
+            "k": 4.1,
+            "lam": 0.63,
+            "mirror": True,
+            "convergence_weight": "formula",
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"tau": 1.0, "k": 1.0, "lam": 0.5}, "uniform"),
+        ({"tau": 0.9, "k": 1.0, "lam": 0.5}, "speed"),
+        ({"tau": 1.0, "k": 1.1, "lam": 0.5}, "speed"),
+        ({"tau": 1.0, "k": 1.0, "lam": 0.51}, "speed"),
+    ],
+)
+def test_only_speeds_very_corner_is_the_baseline(params, kind, facts):
+    assert space("speed").suggest(FixedTrial(params), facts)["strategy"]["kind"] == kind
+
+
+def test_speed_never_suggests_an_empty_area(facts):
+    trial = FixedTrial({"tau": 0.0, "k": 2.0, "lam": 0.5})
+    suggested = space({"kind": "speed", "tau": [0, 1]}).suggest(trial, facts)
+    assert suggested["strategy"]["tau"] == 1
+
+
+def test_speed_searches_k_on_a_log_scale(facts):
+    trial = optuna.create_study().ask()
+    space({"kind": "speed", "k": [1, 25]}).suggest(trial, facts)
+    assert trial.distributions["k"] == optuna.distributions.FloatDistribution(1, 25, log=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "papers"),
+    [
+        ("speed", ["SpeeD (paper)"]),
+        ({"kind": "speed", "k": [1, 4]}, []),
+        ({"kind": "speed", "tau": [0.8, 1]}, []),
+        ({"kind": "speed", "lam": [0.5, 0.55]}, []),
+        ("p2", ["P2 (paper)", "P2 (paper, FFHQ)"]),
+        ({"kind": "p2", "gamma": [0, 0.7]}, ["P2 (paper, FFHQ)"]),
+        ("min_snr", ["Min-SNR (paper)"]),
+        ({"kind": "min_snr", "gamma_low": 6}, []),
+    ],
+)
+def test_a_papers_setting_is_tried_only_inside_the_ranges(data, papers, facts):
+    assert labels(data, facts) == ["uniform", *papers]
+
+
+def test_the_papers_speed_is_tau_700_k_5_lambda_06(facts):
+    point = space("speed").fixed(facts)[1]
+    suggested = space("speed").suggest(FixedTrial(dict(point.params)), facts)["strategy"]
+    assert (suggested["tau"], suggested["k"], suggested["lam"]) == (700, 5, 0.6)
+
+
+def test_p2_without_strength_is_the_baseline(facts):
+    assert space("p2").suggest(FixedTrial({"gamma": 0.0}), facts)["strategy"] == {
+        "kind": "uniform"
+    }
+    assert space("p2").suggest(FixedTrial({"gamma": 0.8}), facts)["strategy"] == {
+        "kind": "p2",
+        "gamma": 0.8,
+    }
+
+
+def test_min_snr_ranges_up_to_the_highest_snr_where_it_is_the_baseline(facts):
+    trial = optuna.create_study().ask()
+    space("min_snr").suggest(trial, facts)
+    distribution = trial.distributions["gamma"]
+    assert (distribution.low, distribution.log) == (1, True)
+    assert distribution.high in (9999, 10_000)  # SNR_0 = 9999 up to rounding, methods section 1
+    uncapped = space("min_snr").suggest(FixedTrial({"gamma": distribution.high}), facts)
+    assert uncapped["strategy"] == {"kind": "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"kind": "speed", "k": [5, 5]}, "speed.k must be a range low < high, got (5, 5)"),
+        ({"kind": "speed", "k": [10, 1]}, "speed.k must be a range low < high, got (10, 1)"),
+        ({"kind": "speed", "k": [0.5, 9]}, "speed.k must be a range inside 1..1000, got (0.5, 9)"),
+        (
+            {"kind": "speed", "k": [2, 10]},
+            "speed.k must be a range that holds 1, the uniform baseline, got (2, 10)",
+        ),
+        ({"kind": "speed", "tau": [0.4, 700]}, "speed.tau must be a range inside 0..1, got"),
+        (
+            {"kind": "speed", "tau": [0.4, 0.9]},
+            "speed.tau must be a range that holds 1, the uniform baseline, got (0.4, 0.9)",
+        ),
+        ({"kind": "speed", "lam": [0.4, 0.6]}, "speed.lam must be a range inside 0.5..1, got"),
+        (
+            {"kind": "speed", "lam": [0.6, 0.8]},
+            "speed.lam must be a range that holds 0.5, the uniform baseline, got (0.6, 0.8)",
+        ),
+        ({"kind": "speed", "k": 5}, "speed.k must be a list, got 5"),
+        ({"kind": "speed", "k": [1, "b"]}, "speed.k.1 must be a number, got 'b'"),
+        ({"kind": "speed", "k": [1]}, "speed.k.1 is required"),
+        ({"kind": "speed", "k": [1, float("nan")]}, "speed.k.1 must be a finite number, got nan"),
+        ({"kind": "speed", "mirror": 7}, "speed.mirror must be true or false, got 7"),
+        ({"kind": "speed", "convergence_weight": 1}, "speed.convergence_weight must be one of"),
+        ({"kind": "speed", "lamb": [0.5, 1]}, "speed.lamb is not a known key; did you mean 'lam'"),
+        ({"kind": "p2", "gamma": [1.5, 0]}, "p2.gamma must be a range low < high, got (1.5, 0)"),
+        ({"kind": "p2", "gamma": [-1, 1]}, "p2.gamma must be a range inside 0..10, got (-1, 1)"),
+        (
+            {"kind": "p2", "gamma": [0.5, 1]},
+            "p2.gamma must be a range that holds 0, the uniform baseline, got (0.5, 1)",
+        ),
+        ({"kind": "min_snr", "gamma_low": 0}, "min_snr.gamma_low must be greater than 0, got 0"),
+        ({"kind": "min_snr", "gamma_low": "low"}, "min_snr.gamma_low must be a number, got 'low'"),
+    ],
+)
+def test_a_wrong_space_is_refused_in_one_line(data, message):
+    with pytest.raises(UserError) as error:
+        space(data)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_min_snr_refuses_a_process_without_an_snr_above_its_range(facts):
+    with pytest.raises(UserError, match=r"gamma_low must be below (9999|10000) .*, got 20000"):
+        space({"kind": "min_snr", "gamma_low": 20_000}).check(facts)
+
+
+def test_a_mirrored_speed_refuses_a_process_without_meaningless_steps():
+    process = NoiseConfig(schedule="cosine", timesteps=50).build()
+    facts = TrainerFacts(kind="denoising", alpha_bar=process.alpha_bar)
+    space("speed").check(facts)
+    with pytest.raises(UserError, match=r"speed\.mirror must be false"):
+        space({"kind": "speed", "mirror": True}).check(facts)

@@ -1,0 +1,143 @@
+"""What holds for every strategy of the table, on every process and for every prediction type."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from stepsearch.diffusion.noise import Schedule
+from stepsearch.errors import UserError
+from stepsearch.strategies import STRATEGIES, PredictionType, StrategyConfig, strategy
+
+EXAMPLES = [
+    *(config() for config in STRATEGIES.values()),
+    strategy("speed", mirror=True),
+    strategy("speed", r=7.2, lam=1.0, k=25, convergence_weight="released"),
+    strategy("p2", gamma=0.5),
+    strategy("min_snr", gamma=1),
+]
+
+
+def name(value: object) -> str:
+    """What pytest shows of a parameter: `speed(mirror=True)`."""
+    if not isinstance(value, StrategyConfig):
+        return str(value)
+    changed = value.model_dump(exclude_defaults=True)
+    return f"{value.kind}({', '.join(f'{key}={changed[key]}' for key in changed)})"
+
+
+every_strategy = pytest.mark.parametrize("config", EXAMPLES, ids=name)
+every_schedule = pytest.mark.parametrize("schedule", get_args(Schedule))
+every_prediction = pytest.mark.parametrize("prediction_type", get_args(PredictionType))
+
+
+@every_strategy
+@every_schedule
+@every_prediction
+def test_density_and_weight_are_proper_on_every_process(
+    config, schedule, prediction_type, alpha_bar
+):
+    built = config.build(alpha_bar(schedule), prediction_type)
+    assert built.p.shape == built.w.shape == (1000,)
+    assert built.p.sum() == pytest.approx(1, abs=1e-6)
+    assert np.all(built.p >= 0)
+    assert np.all(np.isfinite(built.w))
+    assert np.all(built.w >= 0)
+    assert built.marginal(256).sum() == pytest.approx(1, abs=1e-6)
+
+
+@every_strategy
+def test_tables_are_what_density_and_weight_say_and_cannot_be_changed(config, alpha_bar):
+    built = config.build(alpha_bar(), "v_prediction")
+    np.testing.assert_array_equal(built.p, config.density(alpha_bar()))
+    np.testing.assert_array_equal(built.w, config.weight(alpha_bar(), "v_prediction"))
+    for table in (built.p, built.w):
+        with pytest.raises(ValueError, match="read-only"):
+            table[0] = 1
+
+
+@every_strategy
+@pytest.mark.parametrize("stratify", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 64])
+def test_draws_are_n_integers_in_range(config, stratify, n, alpha_bar, generator):
+    built = config.model_copy(update={"stratify": stratify}).build(alpha_bar("linear", 500))
+    for _ in range(50):
+        t = built.draw(n, generator)
+        assert t.shape == (n,)
+        assert t.dtype == torch.int64
+        assert t.min() >= 0
+        assert t.max() < 500
+
+
+@every_strategy
+@every_schedule
+def test_draws_follow_the_declared_marginal(config, schedule, alpha_bar, generator):
+    n, batches, bins = 256, 400, 50
+    independent = config.model_copy(update={"stratify": False}).build(alpha_bar(schedule))
+    draws = torch.cat([independent.draw(n, generator) for _ in range(batches)])
+    seen = np.bincount(draws, minlength=1000).reshape(bins, -1).sum(1)
+    expected = independent.marginal(n).reshape(bins, -1).sum(1) * len(draws)
+    # methods, section 1: mirrored draws are pairwise dependent, chi2/df is 1.13 instead of 1
+    statistic = chisquare(seen, expected).statistic / 1.13
+    assert statistic < 99  # 49 degrees of freedom, p = 3e-5
+
+
+@every_strategy
+@pytest.mark.parametrize("n", [3, 256])
+def test_stratified_draws_keep_the_marginal_at_every_place_of_the_batch(
+    config, n, alpha_bar, generator
+):
+    built = config.build(alpha_bar("linear", 100))
+    batches = torch.stack([built.draw(n, generator) for _ in range(30_000 // n)])
+    seen = np.bincount(batches.flatten(), minlength=100).reshape(10, 10).sum(1)
+    expected = built.marginal(n).reshape(10, 10).sum(1) * batches.numel()
+    assert np.all(abs(seen - expected) < 4 * np.sqrt(expected))
+    if not getattr(config, "mirror", False):  # a place is either always mirrored or never
+        first = np.bincount(batches[:, 0], minlength=100).reshape(10, 10).sum(1)
+        expected = built.p.reshape(10, 10).sum(1) * len(batches)
+        assert np.all(abs(first - expected) < 4 * np.sqrt(expected) + 4)
+
+
+@every_strategy
+def test_same_seed_gives_the_same_draw(config, alpha_bar):
+    first, second = (config.build(alpha_bar()) for _ in range(2))
+    draws = [s.draw(9, torch.Generator().manual_seed(5)) for s in (first, second)]
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], first.draw(9, torch.Generator().manual_seed(6)))
+
+
+@every_strategy
+def test_weights_are_float32_and_indexed_by_t(config, alpha_bar):
+    built = config.build(alpha_bar())
+    t = torch.tensor([[0, 999], [400, 3]])
+    assert built.weights(t).dtype == torch.float32
+    np.testing.assert_array_equal(built.weights(t), built.w[t].astype(np.float32))
+
+
+@every_strategy
+def test_state_survives_a_round_trip(config, alpha_bar):
+    built, fresh = (config.build(alpha_bar()) for _ in range(2))
+    generator = torch.Generator().manual_seed(1)
+    built.observe(built.draw(8, generator), torch.ones(8))
+    fresh.load_state_dict(built.state_dict())
+    np.testing.assert_array_equal(fresh.p, built.p)
+    np.testing.assert_array_equal(fresh.w, built.w)
+
+
+@every_strategy
+def test_foreign_state_is_refused(config, alpha_bar):
+    with pytest.raises(UserError, match="no state to load"):
+        config.build(alpha_bar()).load_state_dict({"ema": torch.ones(3)})
+
+
+@every_strategy
+def test_config_survives_json(config):
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("levels", [[0.5, 1.0], [0.5, -0.1], [0.5, float("nan")]])
+def test_alpha_bar_outside_0_1_is_refused(levels):
+    with pytest.raises(UserError, match=r"alpha_bar must be in \[0, 1\), got"):
+        strategy("uniform").build(np.array(levels))

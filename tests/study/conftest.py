@@ -1,0 +1,93 @@
+"""Spaces, a study maker, and a PostgreSQL server of our own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepsearch.study import OPTUNA_SAMPLERS, Objective, Space, Study, Suggest
+
+
+@pytest.fixture(scope="session")
+def conditional() -> Space:
+    """A family with parameters of its own: floats log and linear, an int, categories."""
+
+    def space(trial: Suggest) -> dict[str, Any]:
+        family = trial.suggest_categorical("family", ["uniform", "speed", "p2"])
+        strategy: dict[str, Any] = {"kind": family}
+        if family == "speed":
+            strategy["tau"] = trial.suggest_int("speed.tau", 1, 1000)
+            strategy["k"] = trial.suggest_float("speed.k", 1, 10, log=True)
+        if family == "p2":
+            strategy["gamma"] = trial.suggest_float("p2.gamma", 0, 2)
+        return {"strategy": strategy}
+
+    return space
+
+
+@pytest.fixture(scope="session")
+def line() -> Space:
+    """One float x in 0..1."""
+    return lambda trial: {"x": trial.suggest_float("x", 0, 1)}
+
+
+Make = Callable[..., Study]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """make(kind, *objective names, **create's keywords) -> a new study in tmp_path/study.db."""
+    made: list[Study] = []
+
+    def make(kind: str = "random", *objectives: str, seed: int = 0, **more: Any) -> Study:
+        sampler = OPTUNA_SAMPLERS[kind](**more.pop("sampler", {}))
+        name = more.pop("name", f"search-{len(made)}")
+        found = [Objective(name) for name in objectives or ("fd_digits",)]
+        storage = more.pop("storage", tmp_path / "study.db")
+        made.append(Study.create(storage, name, found, sampler, seed, **more))
+        return made[-1]
+
+    yield make
+    for study in made:
+        study.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of an empty PostgreSQL server on a free loopback port."""
+    pytest.importorskip("psycopg", reason="needs a driver: pip install 'psycopg[binary]'")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    which = shutil.which("pg_ctl")
+    if not found and which is None:
+        pytest.skip("needs PostgreSQL's server binaries: apt-get install -y postgresql")
+    programs = found[-1] if found else Path(str(which)).parent
+    folder = Path(tempfile.mkdtemp(prefix="stepsearch-pg-"))
+    password = secrets.token_hex(16)
+    (folder / "password").write_text(password)
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # refuses to be root
+    if user:
+        for path in (folder, folder / "password"):
+            shutil.chown(path, "postgres")
+
+    def run(program: str, *arguments: str) -> None:
+        command = [*user, str(programs / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run("initdb", "-U", "stepsearch", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+    yield f"postgresql+psycopg://stepsearch:{password}@127.0.0.1:{port}/postgres"
+    run("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(folder)

@@ -1,0 +1,182 @@
+"""Asking, reporting, queueing and opening again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stepsearch.errors import StepsearchError, UserError
+from stepsearch.study import (
+    Objective,
+    Proposal,
+    RandomConfig,
+    Space,
+    StoredStudy,
+    Study,
+    TpeConfig,
+)
+
+Make = Callable[..., Study]
+
+
+def test_a_proposal_holds_the_parameters_and_what_the_space_returned(
+    make: Make, conditional: Space
+) -> None:
+    study = make()
+    study.enqueue({"family": "p2", "p2.gamma": 1.5}, label="P2", role="paper", seed=2)
+    assert study.waiting() == 1
+    assert study.ask(conditional) == Proposal(
+        number=0,
+        params={"family": "p2", "p2.gamma": 1.5},
+        values={"strategy": {"kind": "p2", "gamma": 1.5}},
+        attrs={"label": "P2", "role": "paper", "seed": 2},
+    )
+    assert study.waiting() == 0
+
+
+def test_fixed_points_come_first_and_in_their_order(make: Make, line: Space) -> None:
+    study = make()
+    for x in (0.25, 0.75):
+        study.enqueue({"x": x})
+    asked = [study.ask(line) for _ in range(3)]
+    assert [p.params["x"] for p in asked[:2] if p] == [0.25, 0.75]
+    assert asked[2] is not None
+    assert asked[2].attrs == {}
+
+
+def test_a_fixed_point_is_queued_once_and_again_under_another_seed(
+    make: Make, line: Space
+) -> None:
+    study = make()
+    assert study.enqueue({"x": 0.5}, role="repeat", seed=1)
+    study.ask(line)
+    assert not study.enqueue({"x": 0.5}, role="repeat", seed=1)
+    assert study.enqueue({"x": 0.5}, role="repeat", seed=2)
+
+
+@pytest.mark.parametrize("step", [100, np.int64(100)])
+@pytest.mark.parametrize("objectives", [("fd",), ("fd", "kid")])
+def test_a_report_counts_once_a_step(
+    objectives: tuple[str, ...], step: int, make: Make, line: Space
+) -> None:
+    study = make("random", *objectives)
+    study.ask(line)
+    for value in (3.0, 2.0):
+        study.report(0, step, value)
+    study.report(0, 50, 4.0)
+    assert study.trials()[0].intermediate == {50: 4.0, 100: 3.0}
+
+
+@pytest.mark.parametrize("objectives", [("fd",), ("fd", "kid")])
+def test_a_resumed_trial_may_report_its_old_steps_again(
+    objectives: tuple[str, ...], make: Make, line: Space, tmp_path: Path
+) -> None:
+    study = make("random", *objectives)
+    study.ask(line)
+    study.report(0, 100, 3.0)
+    study.report(0, 200, math.nan)
+    study.close()
+    with Study.open(tmp_path / "study.db", study.name) as resumed:
+        for step in (100, 200, 300):
+            resumed.report(0, step, 1.0)
+        curve = resumed.trials()[0].intermediate
+    assert curve == {100: 3.0, 200: pytest.approx(math.nan, nan_ok=True), 300: 1.0}
+
+
+def test_a_study_opens_with_all_that_it_was_created_with(make: Make, tmp_path: Path) -> None:
+    study = make(
+        "tpe", "fd", "kid", seed=7, sampler={"n_startup_trials": 4}, constraints=["vram", "wall"]
+    )
+    with StoredStudy.open(tmp_path / "study.db", study.name) as again:
+        assert again.settings == study.settings
+        assert again.settings.sampler == TpeConfig(n_startup_trials=4)
+        assert (again.settings.seed, again.settings.constraints) == (7, ("vram", "wall"))
+        assert again.settings.objectives == (Objective("fd"), Objective("kid"))
+
+
+def test_a_study_can_be_read_while_another_process_drives_it(
+    make: Make, line: Space, tmp_path: Path
+) -> None:
+    study = make()
+    with StoredStudy.open(tmp_path / "study.db", study.name) as reader:
+        assert reader.trials() == []
+        study.ask(line)
+        study.report(0, 100, 3.0)
+        assert reader.trials() == study.trials()
+        study.tell(0, "finished", [2.0])
+        assert reader.trials()[0].values == (2.0,)
+
+
+def test_a_space_that_fails_is_asked_again_for_the_same_trial(make: Make, line: Space) -> None:
+    study = make()
+
+    def broken(trial: Any) -> dict[str, Any]:
+        line(trial)
+        raise RuntimeError("not today")
+
+    with pytest.raises(RuntimeError):
+        study.ask(broken)
+    assert study.unfinished() == []
+    proposal = study.ask(line)
+    assert proposal is not None
+    assert proposal.number == 0
+
+
+def test_a_space_must_return_what_json_can_hold(make: Make) -> None:
+    with pytest.raises(UserError, match=r"what the space returns must be JSON, got .*int64"):
+        make().ask(lambda trial: {"tau": np.int64(3)})
+
+
+def test_a_queued_point_must_be_json(make: Make) -> None:
+    with pytest.raises(UserError, match=r"params must be JSON"):
+        make().enqueue({"x": np.float32(0.5)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": []}, r"objectives must "),
+        ({"objectives": [Objective("fd"), Objective("fd")]}, r"objectives must have free names"),
+        ({"sampler": TpeConfig}, r"sampler"),
+        ({"seed": -1}, r"seed must be greater than or equal to 0, got -1"),
+        ({"seed": 2**32}, r"seed must be less than 4294967296, got 4294967296"),
+        ({"seed": "x"}, r"seed must be an integer, got 'x'"),
+        ({"constraints": ["vram", "vram"]}, r"constraints must have free names that differ"),
+        ({"constraints": ["finished"]}, r"constraints must have free names .* got 'finished'"),
+        ({"constraints": [3]}, r"constraints.0 must be a string, got 3"),
+    ],
+)
+def test_a_study_is_refused_in_one_line(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"objectives": [Objective("fd")], "sampler": RandomConfig(), "seed": 0}
+    with pytest.raises(UserError, match=message) as caught:
+        Study.create(tmp_path / "study.db", "search", **{**given, **changes})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_an_objective_is_made_small_or_large() -> None:
+    with pytest.raises(UserError, match=r"direction must be minimize or maximize, got 'min'"):
+        Objective("fd", "min")  # type: ignore[arg-type]
+
+
+def test_optuna_is_silent_while_a_study_is_used(
+    make: Make, line: Space, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = make()
+    study.ask(line)
+    study.tell(0, "finished", [1.0])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_running_trial_cannot_be_reported_before_it_is_asked_for(make: Make) -> None:
+    study = make()
+    study.enqueue({"x": 0.5})
+    with pytest.raises(StepsearchError, match=r"trial 0 must be running, it is waiting"):
+        study.report(0, 100, 1.0)

@@ -1,0 +1,228 @@
+"""Train a denoiser with one timestep strategy and judge the images that it draws."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from stepsearch.config import Config
+from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
+from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
+from stepsearch.diffusion.loss import LossSummary, combine
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.training import Training, TrainingConfig
+from stepsearch.diffusion.workers import ALONE, Workers
+from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels
+from stepsearch.figures import loss_by_log_snr, sample_grid, strategy_curves
+from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
+from stepsearch.search.trial import Report, Run, TrainerFacts, Trial
+from stepsearch.strategies import AnyStrategy, PredictionType, UniformConfig
+
+_TICKS = 50
+"""How often a trial says how far it is, over its whole budget."""
+_SAMPLING_SEED = 0
+"""All trials of all searches draw their images from the same noise."""
+
+
+class DenoisingConfig(Config):
+    """An unconditional denoiser on a data set; spaces vary `strategy`, or any other field."""
+
+    kind: Literal["denoising"] = "denoising"
+    dataset: AnyDataset = DigitsConfig()
+    denoiser: AnyDenoiser = UNetConfig()
+    noise: NoiseConfig = NoiseConfig()
+    strategy: AnyStrategy = Field(UniformConfig(), description="how timesteps are drawn, weighed")
+    training: TrainingConfig = TrainingConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    judge: JudgeConfig = JudgeConfig()
+
+    @property
+    def _target(self) -> PredictionType:
+        return self.training.prediction_type
+
+    @property
+    def run(self) -> Run:
+        """What a lane calls for each trial."""
+        return run
+
+    def facts(self) -> TrainerFacts:
+        """What a search space may know."""
+        process = self.noise.build()
+        return TrainerFacts(self.kind, process.alpha_bar, self._target)
+
+    def check(self, workers: int) -> None:
+        """Raise UserError unless data set, denoiser, process, strategy and sampler fit together."""
+        data, process, target = self.dataset.load(), self.noise.build(), self._target
+        Workers(size=workers).share(self.training.batch_size)
+        check_labels(data.name, data.train_labels, data.held_out_labels)
+        self.denoiser.build(data.shape, seed=0)
+        self.strategy.build(process.alpha_bar, target)
+        diffusion_scheduler(process, self.sampler, target)
+
+    def prepare(self, cache: Path) -> Mapping[str, float]:
+        """Train the judge's classifier once; its accuracy, and the scores of real images."""
+        torch.set_num_threads(1)
+        judge = _judge(self.judge, self.dataset, cache)
+        real = {f"real_{name}": value for name, value in judge.reference().items()}
+        return {"judge_accuracy": judge.accuracy} | real
+
+    def objective(self) -> str:
+        """The Frechet distance in the features of a classifier of this data set."""
+        return f"fd_{self.dataset.load().name}"
+
+    def guards(self) -> Mapping[str, float]:
+        """A feature distance alone crowns samples full of static (docs/metrics.md)."""
+        return {"off_manifold": 0.02}
+
+    def training_for(self, seed: int, budget: int, workers: Workers = ALONE) -> Training:
+        """The training that this configuration describes, at its first step."""
+        process, data = self.noise.build(), self.dataset.load()
+        return Training(
+            self.training,
+            self.denoiser.build(data.shape, seed),
+            process,
+            self.strategy.build(process.alpha_bar, self._target),
+            data.train,
+            budget=budget,
+            seed=seed,
+            workers=workers,
+        )
+
+    def illustrate(self, folder: Path) -> None:
+        """Draw p and w of the strategy, and the loss by noise level where there are losses."""
+        process, pictures = self.noise.build(), folder / "pictures"
+        pictures.mkdir(parents=True, exist_ok=True)
+        strategy = self.strategy.build(process.alpha_bar, self._target)
+        p = strategy.marginal(self.training.batch_size)
+        strategy_curves(p, strategy.w).savefig(pictures / "strategy.png", dpi=110)
+        rows = _read_losses(folder / "loss.jsonl")
+        if rows:
+            loss_by_log_snr(
+                [row["images_seen"] for row in rows],
+                np.array(rows[0]["log_snr"]),
+                np.array([row["loss"] for row in rows], dtype=np.float64),
+            ).savefig(pictures / "loss_by_log_snr.png", dpi=110)
+
+
+def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
+    """One trial: train to each milestone, judge the EMA denoiser's images, report.
+
+    Goes on from the trial's checkpoint, which is written before every report. Raises Diverged.
+    """
+    config: DenoisingConfig = trial.config
+    judge = _judge(config.judge, config.dataset, trial.cache)
+    training = config.training_for(trial.seed, trial.budget, workers)
+    checkpoint = trial.folder / "checkpoint.pt"
+    if checkpoint.exists():
+        training.load(checkpoint)
+    for milestone in (m for m in trial.milestones if m >= training.images_seen):
+        begun = time.process_time()
+        losses, asked_to_leave = _train(training, milestone, trial.budget, report)
+        if workers.rank == 0:
+            training.save(checkpoint)
+        if asked_to_leave:
+            return
+        trained = time.process_time()
+        metrics = {"images_seen": float(milestone)}
+        metrics |= _evaluate(config, judge, training, trial, workers, milestone)
+        metrics |= _summary(losses, trial.folder, milestone, workers)
+        metrics |= {
+            "train_cpu_s": trained - begun,
+            "evaluation_cpu_s": time.process_time() - trained,
+        }
+        if not report(metrics):
+            return
+
+
+def _train(
+    training: Training, until: int, budget: int, report: Report
+) -> tuple[list[LossSummary], bool]:
+    """Train to a milestone in small steps; the losses, and whether the search says stop."""
+    losses = []
+    stride = max(1, budget // _TICKS)
+    while training.images_seen < until:
+        losses.append(training.run(min(until, training.images_seen + stride)))
+        if not report.progress(training.images_seen):
+            return losses, True
+    return losses, False
+
+
+def _evaluate(
+    config: DenoisingConfig,
+    judge: Judge,
+    training: Training,
+    trial: Trial,
+    workers: Workers,
+    images_seen: int,
+) -> dict[str, float]:
+    """Scores of images drawn with the EMA denoiser; a picture of some is left behind."""
+    images = generate(
+        training.ema,
+        training.process,
+        config.sampler,
+        config.judge.samples,
+        shape=config.dataset.load().shape,
+        prediction_type=config.training.prediction_type,
+        seed=_SAMPLING_SEED,
+        workers=workers,
+    )
+    if workers.rank > 0:
+        return {}
+    pictures = trial.folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
+    return judge.score(images)
+
+
+def _summary(
+    losses: list[LossSummary], folder: Path, images_seen: int, workers: Workers
+) -> dict[str, float]:
+    """Scalars of the training since the last milestone; its losses by noise level go to a file."""
+    if not losses or workers.rank > 0:
+        return {}
+    total = combine(losses)
+    row = {
+        "images_seen": images_seen,
+        "log_snr": total.log_snr.tolist(),
+        "count": total.count.tolist(),
+        "loss": [x if np.isfinite(x) else None for x in total.loss.tolist()],
+    }
+    with (folder / "loss.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return {
+        "train_loss": total.mean_loss,
+        "grad_norm": total.grad_norm,
+        "images_per_s": float(total.count.sum()) / total.seconds,
+    }
+
+
+@lru_cache(maxsize=2)
+def _judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Judge:
+    """The judge of a data set, once a process."""
+    data = dataset.load()
+    return Judge.prepare(
+        config,
+        data.name,
+        data.train,
+        data.held_out,
+        data.train_labels,
+        data.held_out_labels,
+        data.fingerprint,
+        cache,
+    )
+
+
+def _read_losses(path: Path) -> list[dict[str, Any]]:
+    """The rows that `_summary` wrote; a resumed trial may have written one twice."""
+    if not path.exists():
+        return []
+    rows = map(json.loads, path.read_text().splitlines())
+    return list({row["images_seen"]: row for row in rows}.values())
