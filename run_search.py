@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from stepsearch.search.config import SearchConfig
     from stepsearch.search.result import SearchResult
 
 DEFAULT = Path(__file__).parent / "search_spaces" / "speed_digits.yaml"
+SEARCHES = Path("searches")
 USER_ERROR, INTERRUPTED = 2, 130
+
+
+def _examples(*lines: str) -> str:
+    """The end of a help page; \\b keeps its lines as they are."""
+    return "\b\nexamples:\n" + "\n".join(f"  python run_search.py {line}" for line in lines)
+
 
 app = typer.Typer(
     help="Find, by real trials, how a diffusion model should use its timesteps.",
-    epilog="Without a command: `run` on the embedded default, SpeeD on handwritten digits.",
-    no_args_is_help=False,
-    add_completion=True,
+    epilog=_examples(
+        "                      SpeeD on handwritten digits",
+        "plan my_search.yaml   what a search will try and cost",
+        "run my_search.yaml    launch it",
+        "ui my-search          its trials, in MLflow",
+        "export my-search      its winner, to use elsewhere",
+    ),
+    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 console = Console(highlight=False)
 
-File = Annotated[Path, typer.Argument(help="a search as YAML", metavar="FILE.yaml")]
-Name = Annotated[str, typer.Argument(help="a search, by its name", metavar="NAME")]
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="a search; without it, SpeeD on digits", metavar="FILE.yaml", show_default=False
+    ),
+]
+Name = Annotated[str, typer.Argument(help="the name of a search", show_default=False)]
 Sets = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="change a key: --set trainer.training.lr=1e-3"),
+    typer.Option("--set", metavar="KEY=VALUE", help="change a key of FILE; can be repeated"),
 ]
-Storage = Annotated[Path, typer.Option(help="the folder that holds all searches")]
-SEARCHES = Path("searches")
+Storage = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="the folder that holds all searches")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -42,9 +62,18 @@ def _default(context: typer.Context) -> None:
         run(DEFAULT, [])
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "run my_search.yaml",
+        "run my_search.yaml --set name=longer",
+        "run --set budget.images=96000 --set space.k='[1, 25]'",
+    )
+)
 def run(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006 (typer reads it)
-    """Launch a search and follow it to its leaderboard."""
+    """Launch a search and follow it to its leaderboard.
+
+    Ctrl-C stops it and keeps everything; `resume` goes on.
+    """
     from stepsearch.search.driver import search
 
     _follow(search, load(file, set_))
@@ -58,9 +87,12 @@ def resume(name: Name, storage: Storage = SEARCHES) -> None:
     _follow(resume, find(name, storage))
 
 
-@app.command()
+@app.command(epilog=_examples("plan my_search.yaml", "plan --set lanes.workers=2"))
 def plan(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006
-    """Check a search and show what it will try, what it needs and how long it will take."""
+    """Show what a search will try, what it needs and what it costs.
+
+    Checks it like `run`, times a few real steps on this machine and writes nothing.
+    """
     from stepsearch.search.plan import show_plan
 
     show_plan(load(file, set_), console)
@@ -68,87 +100,134 @@ def plan(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006
 
 @app.command()
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    name: Annotated[str | None, typer.Argument(help="the name of a search")] = None,
     storage: Storage = SEARCHES,
 ) -> None:
-    """Where a search stands; without a name, all of them."""
+    """Show where a search stands; without a name, all of them."""
+    from stepsearch.search.closing import report
     from stepsearch.search.folder import names
+    from stepsearch.search.result import SearchResult
 
     found = [name] if name else names(storage)
     for each in found:
-        _print_result(_read(each, storage))
+        console.print(report(SearchResult.read(recorded(each, storage))))
     if not found:
         console.print(f"no searches in {storage}; `python run_search.py` runs the default one")
 
 
-@app.command()
+@app.command(
+    epilog=_examples("export my-search", "export my-search --trial 3 --out my-bundle")
+)
 def export(
     name: Name,
-    trial: Annotated[int | None, typer.Option(help="its number; without it, the winner")] = None,
-    out: Annotated[Path | None, typer.Option(help="the new folder of the bundle")] = None,
+    trial: Annotated[
+        int | None, typer.Option(metavar="N", help="its number; without it, the winner")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="new; without it, NAME-bundle")
+    ] = None,
     storage: Storage = SEARCHES,
 ) -> None:
     """Write a trial as a bundle that plain PyTorch and diffusers use."""
-    result = _read(name, storage)
+    from stepsearch.search.result import SearchResult
+
+    result = SearchResult.read(find(name, storage))
     console.print(f"wrote {result.export(out or Path(f'{name}-bundle'), trial)}")
 
 
 @app.command()
 def ui(
     name: Name,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535)] = 5000,
     storage: Storage = SEARCHES,
 ) -> None:
     """Open the MLflow UI on the store of a search."""
     import subprocess
 
+    from stepsearch.search.folder import SearchFolder
     from stepsearch.tracking import ui_command
 
-    config = find(name, storage)
-    console.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    config = recorded(name, storage)
     command = ui_command(config.tracking, config.storage, port=port)
+    page = SearchFolder.find(config.storage, name).page
+    table = page.read_text() if page.exists() else ""
+    console.print(f"open http://127.0.0.1:{port}/{table} (Ctrl-C ends it)", soft_wrap=True)
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
 @app.command()
 def doctor(
-    address: Annotated[str, typer.Option(help="local, auto, or a Ray cluster's address")] = "local",
+    address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="local, auto, or a Ray cluster's address")
+    ] = "local",
     storage: Storage = SEARCHES,
 ) -> None:
-    """Check this environment, each node of the cluster and the store."""
+    """Check this environment, each node of the cluster and the storage.
+
+    One line for each finding; the exit code is 1 if something is to be mended.
+    """
     from stepsearch.search.doctor import examine
 
-    findings = examine(address, storage.absolute())
+    with console.status("looking around"):
+        findings = examine(address, storage.absolute())
     for finding in findings:
-        mark = "[green]ok  [/green]" if finding.ok else "[red]MEND[/red]"
-        console.print(f"{mark} {finding.what}: {finding.says}", soft_wrap=True)
+        mark = Text("ok  ", style="green") if finding.ok else Text("MEND", style="bold red")
+        console.print(mark, Text(f"{finding.what}: {finding.says}"), soft_wrap=True)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "show speed --set tau=600 --set k=3",
+        "show min_snr --noise cosine",
+        "show p2 --set prediction_type=v_prediction",
+        "show speed --set mirror=true --json p_and_w.json",
+    )
+)
 def show(
-    strategy: Annotated[str, typer.Argument(metavar="STRATEGY")],
+    strategy: Annotated[str, typer.Argument(help="uniform, speed, p2 ...", show_default=False)],
     noise: Annotated[str, typer.Option(metavar="NAME", help="the noise schedule")] = "linear",
-    set_: Sets = [],  # noqa: B006
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="write p and w here")] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="a parameter of the strategy, timesteps, prediction_type or batch_size",
+        ),
+    ] = [],  # noqa: B006
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write p and w here instead")
+    ] = None,
 ) -> None:
-    """Draw the density p and the weight w of a timestep strategy, or write them as JSON."""
-    from stepsearch.config import parse
+    """Draw the density p and the weight w of a timestep strategy.
+
+    p is the density of one draw in a batch of batch_size (64); that matters for mirror only.
+    """
+    from pydantic import PositiveInt
+
+    from stepsearch.config import Config, parse
     from stepsearch.diffusion.noise import NoiseConfig
-    from stepsearch.strategies import strategy as strategy_config
+    from stepsearch.strategies import AnyStrategy, PredictionType
+    from stepsearch.terminal import strategy_chart
+
+    class Shown(Config):
+        strategy: AnyStrategy
+        noise: NoiseConfig
+        prediction_type: PredictionType = "epsilon"
+        batch_size: PositiveInt = 64
 
     values = assignments(set_)
-    shared = {key: values.pop(key) for key in ("timesteps",) if key in values}
-    process = parse(NoiseConfig, {"schedule": noise, **shared}, where="noise").build()
-    prediction = values.pop("prediction_type", "epsilon")
-    built = strategy_config(strategy, **values).build(process.alpha_bar, prediction)
+    process = {key: values.pop(key) for key in ("timesteps",) if key in values}
+    rest = {key: values.pop(key) for key in ("prediction_type", "batch_size") if key in values}
+    data = {"strategy": {"kind": strategy} | values, "noise": process | {"schedule": noise}}
+    shown = parse(Shown, data | rest)
+    built = shown.strategy.build(shown.noise.build().alpha_bar, shown.prediction_type)
+    p, w = built.marginal(shown.batch_size), built.w
     if json is None:
-        from stepsearch.terminal import strategy_chart
-
-        console.print(strategy_chart(built.p, built.w, width=min(console.width, 100)))
+        console.print(strategy_chart(p, w, width=min(console.width, 100)))
     else:
-        write_json(json, {"p": built.p.tolist(), "w": built.w.tolist()})
+        write_json(json, {"p": p.tolist(), "w": w.tolist()})
 
 
 def main() -> None:
@@ -172,8 +251,9 @@ def load(file: Path, sets: list[str]) -> SearchConfig:
     try:
         data = yaml.safe_load(file.read_text())
     except OSError as error:
-        raise UserError(f"FILE must be a file that can be read, got {str(file)!r}: "
-                        f"{error.strerror}") from None
+        raise UserError(
+            f"FILE must be a file that can be read, got {str(file)!r}: {error.strerror}"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"FILE must be YAML, got {str(file)!r}: {reason}") from None
@@ -182,12 +262,17 @@ def load(file: Path, sets: list[str]) -> SearchConfig:
     return _parse(merge(data, assignments(sets)))
 
 
-def find(name: str, storage: Path) -> SearchConfig:
-    """The resolved configuration of a search that was launched before."""
-    from stepsearch.search.folder import SearchFolder
+def recorded(name: str, storage: Path) -> SearchConfig:
+    """What a search was launched with; its space and trainer are plain data, nothing is loaded."""
+    from stepsearch.config import parse
+    from stepsearch.search.config import SearchConfig
 
-    folder = SearchFolder.find(storage.absolute(), name)
-    return _parse(folder.read_config() | {"storage": storage})  # it may have been moved
+    return parse(SearchConfig, _recorded(name, storage))
+
+
+def find(name: str, storage: Path) -> SearchConfig:
+    """What a search was launched with, ready to be run."""
+    return _parse(_recorded(name, storage))
 
 
 def assignments(sets: list[str]) -> dict[str, Any]:
@@ -202,11 +287,32 @@ def assignments(sets: list[str]) -> dict[str, Any]:
         path, sign, value = text.partition("=")
         if not sign or not all(path.split(".")):
             raise UserError(f"--set must be KEY=VALUE, got {text!r}")
-        nested: Any = yaml.safe_load(value)
+        try:
+            nested: Any = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {path} must be YAML, got {value!r}") from None
         for key in reversed(path.split(".")):
             nested = {key: nested}
         data = merge(data, nested)
     return data
+
+
+def write_json(file: Path, data: dict[str, Any]) -> None:
+    """Write all of it or nothing."""
+    import json
+
+    from stepsearch.errors import UserError
+
+    scratch = file.parent / f".{file.name}.part"
+    try:
+        scratch.write_text(json.dumps(data) + "\n")
+        scratch.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            scratch.unlink()
+        raise UserError(
+            f"--json must be a file that can be written, got {str(file)!r}: {error.strerror}"
+        ) from None
 
 
 def _parse(data: dict[str, Any]) -> SearchConfig:
@@ -229,10 +335,11 @@ def _named(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-def _read(name: str, storage: Path) -> SearchResult:
-    from stepsearch.search.result import SearchResult
+def _recorded(name: str, storage: Path) -> dict[str, Any]:
+    from stepsearch.search.folder import SearchFolder
 
-    return SearchResult.read(find(name, storage))
+    folder = SearchFolder.find(storage.absolute(), name)
+    return folder.read_config() | {"storage": storage}  # it may have been moved
 
 
 def _follow(launch: Any, config: SearchConfig) -> None:
@@ -240,16 +347,10 @@ def _follow(launch: Any, config: SearchConfig) -> None:
     from stepsearch.search.closing import report
     from stepsearch.search.view import live_view
 
-    result = launch(config, live_view(console))
+    result: SearchResult = launch(config, live_view(console))
     console.print(report(result))
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
-
-
-def _print_result(result: SearchResult) -> None:
-    from stepsearch.search.closing import report
-
-    console.print(report(result))
 
 
 if __name__ == "__main__":

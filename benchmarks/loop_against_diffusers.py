@@ -24,7 +24,7 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 
 import torch
@@ -34,7 +34,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from stepsearch.diffusion.datasets import DigitsConfig
+from stepsearch.diffusion.datasets import Dataset, DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
@@ -42,18 +42,18 @@ from stepsearch.strategies import UniformConfig
 
 Loop = Callable[[int], None]
 """Trains for so many steps."""
-BuildLoop = Callable[[Tensor, int, int], Loop]
-"""(images, batch size, total steps) -> a loop."""
+BuildLoop = Callable[[Dataset, int, int], Loop]
+"""(dataset, batch size, total steps) -> a loop."""
 
 
-def our_loop(images: Tensor, batch_size: int, total_steps: int) -> Loop:
+def our_loop(dataset: Dataset, batch_size: int, total_steps: int) -> Loop:
     process = NoiseConfig().build()
     training = Training(
         TrainingConfig(batch_size=batch_size, lr=1e-4, warmup_steps=500, ema_decay=0.9999),
-        UNetConfig().build(tuple(images.shape[1:]), seed=0),
+        UNetConfig().build(dataset.shape, seed=0),
         process,
         UniformConfig().build(process.alpha_bar),
-        images,
+        dataset.train,
         budget=batch_size * total_steps,
         seed=0,
     )
@@ -64,8 +64,8 @@ def our_loop(images: Tensor, batch_size: int, total_steps: int) -> Loop:
     return train
 
 
-def diffusers_loop(images: Tensor, batch_size: int, total_steps: int) -> Loop:
-    model = UNetConfig().build(tuple(images.shape[1:]), seed=0)
+def diffusers_loop(dataset: Dataset, batch_size: int, total_steps: int) -> Loop:
+    model = UNetConfig().build(dataset.shape, seed=0)
     ema_model = EMAModel(
         model.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4
     )
@@ -73,12 +73,13 @@ def diffusers_loop(images: Tensor, batch_size: int, total_steps: int) -> Loop:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
     )
-    dataset = [{"input": image} for image in images]
-    loader = torch.utils.data.DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        Images(dataset.train), batch_size, shuffle=True, drop_last=True
+    )
     lr_scheduler = get_scheduler(
         "cosine", optimizer, num_warmup_steps=500, num_training_steps=total_steps
     )
-    batches = _endless(loader)
+    batches = endless(loader)
 
     def train(steps: int) -> None:
         model.train()
@@ -91,7 +92,7 @@ def diffusers_loop(images: Tensor, batch_size: int, total_steps: int) -> Loop:
             noisy_images = noise_scheduler.add_noise(clean_images, noise, timesteps)
             model_output = model(noisy_images, timesteps).sample
             loss = F.mse_loss(model_output.float(), noise.float())
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             lr_scheduler.step()
@@ -103,9 +104,22 @@ def diffusers_loop(images: Tensor, batch_size: int, total_steps: int) -> Loop:
     return train
 
 
-def _endless(loader: torch.utils.data.DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+class Images(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """What the example's dataset gives, without the decoding and augmenting."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input": self.images[index]}
+
+
+def endless(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     while True:
-        yield from loader
+        yield from batches
 
 
 Speed = Callable[[int], float]
@@ -114,7 +128,7 @@ Speed = Callable[[int], float]
 
 def in_this_process(build: BuildLoop, batch_size: int, total_steps: int) -> Speed:
     torch.set_num_threads(1)
-    loop = build(DigitsConfig().load().train, batch_size, total_steps)
+    loop = build(DigitsConfig().load(), batch_size, total_steps)
 
     def speed(steps: int) -> float:
         started = time.perf_counter()
@@ -162,7 +176,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--own-processes", action="store_true", help="one process for each loop")
     options = parser.parse_args()
-    repeats, steps = (7, 20) if options.quick else (21, 40)
+    repeats, steps = (20, 10) if options.quick else (80, 10)
 
     place = in_its_own_process if options.own_processes else in_this_process
     total = (repeats + 1) * steps

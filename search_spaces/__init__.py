@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from search_spaces.base import FixedPoint, SearchSpace, Suggest, TrainerFacts
+from search_spaces.base import FixedPoint, SearchSpace, Suggest
 from search_spaces.min_snr import MinSnrSpace
 from search_spaces.p2 import P2Space
 from search_spaces.speed import SpeedSpace
 from stepsearch.config import parse
 from stepsearch.errors import UserError
+from stepsearch.search.trial import TrainerFacts
 
 SPACES: dict[str, type[SearchSpace]] = {
     "speed": SpeedSpace,

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest, TrainerFacts
+from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest
 from stepsearch.errors import UserError
+from stepsearch.search.trial import TrainerFacts
 from stepsearch.strategies.base import snr
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest, TrainerFacts, bounds
+from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest, bounds
+from stepsearch.search.trial import TrainerFacts
 from stepsearch.strategies import SpeedConfig
 
 

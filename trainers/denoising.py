@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import Field
 
@@ -20,12 +21,16 @@ from stepsearch.diffusion.loss import LossSummary, combine
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
-from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels
+from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels, score_names
 from stepsearch.figures import loss_by_log_snr, sample_grid, strategy_curves
+from stepsearch.sampling.bundle import Bundle, Provenance, write_bundle
 from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
-from stepsearch.search.trial import Report, Run, TrainerFacts, Trial
+from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
 from stepsearch.strategies import AnyStrategy, PredictionType, UniformConfig
+from stepsearch.terminal import strategy_chart
+from trainers.cost import measure
 
+CHECKPOINT = "checkpoint.pt"
 _TICKS = 50
 """How often a trial says how far it is, over its whole budget."""
 _SAMPLING_SEED = 0
@@ -59,7 +64,7 @@ class DenoisingConfig(Config):
         return TrainerFacts(self.kind, process.alpha_bar, self._target)
 
     def check(self, workers: int) -> None:
-        """Raise UserError unless data set, denoiser, process, strategy and sampler fit together."""
+        """Raise UserError unless data, denoiser, process, strategy and sampler fit together."""
         data, process, target = self.dataset.load(), self.noise.build(), self._target
         Workers(size=workers).share(self.training.batch_size)
         check_labels(data.name, data.train_labels, data.held_out_labels)
@@ -73,6 +78,18 @@ class DenoisingConfig(Config):
         judge = _judge(self.judge, self.dataset, cache)
         real = {f"real_{name}": value for name, value in judge.reference().items()}
         return {"judge_accuracy": judge.accuracy} | real
+
+    def probe(self, *, gpu: bool) -> Cost:
+        """Some steps of this training, some images and their scores, timed."""
+        workers = Workers(device=torch.device("cuda")) if gpu else ALONE
+        training = self.training_for(0, budget=2**40, workers=workers)
+        return measure(training, self.sampler, self.judge, self.dataset.load())
+
+    def chart(self, width: int) -> str:
+        """Density and weight of the strategy; `mirror` at this training's batch size."""
+        strategy = self.strategy.build(self.noise.build().alpha_bar, self._target)
+        p = strategy.marginal(self.training.batch_size)
+        return strategy_chart(p, strategy.w, width=width)
 
     def objective(self) -> str:
         """The Frechet distance in the features of a classifier of this data set."""
@@ -111,6 +128,37 @@ class DenoisingConfig(Config):
                 np.array([row["loss"] for row in rows], dtype=np.float64),
             ).savefig(pictures / "loss_by_log_snr.png", dpi=110)
 
+    def export(
+        self,
+        out: Path,
+        *,
+        trial: Path,
+        budget: int,
+        recipe: str,
+        leaderboard: pd.DataFrame,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write the bundle of a trial of this configuration from its last checkpoint."""
+        training = self.training_for(provenance["seed"], budget)
+        training.load(trial / CHECKPOINT)
+        scores = {key: self._scores(provenance[key]) for key in ("metrics", "baseline")}
+        bundle = Bundle(
+            process=training.process,
+            sampler=self.sampler,
+            training=self.training,
+            config=self.strategy,
+            strategy=training.strategy,
+            denoiser=training.ema,
+            recipe=recipe,
+            leaderboard=leaderboard,
+            provenance=Provenance(**{**provenance, **scores}),
+        )
+        write_bundle(out, bundle, seed=_SAMPLING_SEED)
+
+    def _scores(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The judge's part of the metrics; the rest depends on the strategy or the machine."""
+        return {k: v for k, v in metrics.items() if k in score_names(self.dataset.load().name)}
+
 
 def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     """One trial: train to each milestone, judge the EMA denoiser's images, report.
@@ -120,10 +168,12 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     config: DenoisingConfig = trial.config
     judge = _judge(config.judge, config.dataset, trial.cache)
     training = config.training_for(trial.seed, trial.budget, workers)
-    checkpoint = trial.folder / "checkpoint.pt"
+    checkpoint = trial.folder / CHECKPOINT
     if checkpoint.exists():
         training.load(checkpoint)
-    for milestone in (m for m in trial.milestones if m >= training.images_seen):
+    # A checkpoint lies behind the batch that holds a milestone: its report may have been lost.
+    behind = training.images_seen - config.training.batch_size
+    for milestone in (m for m in trial.milestones if m > behind):
         begun = time.process_time()
         losses, asked_to_leave = _train(training, milestone, trial.budget, report)
         if workers.rank == 0:

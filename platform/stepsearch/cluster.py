@@ -64,7 +64,11 @@ class LaneShape:
 
 @contextmanager
 def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
-    """Start a local Ray cluster (`local`) or join the one at `address`; leave it at the end."""
+    """Start a local Ray cluster (`local`) or join the one at `address`; leave it at the end.
+
+    A process that is connected already stays so: its caller decides when to leave.
+    Raises UserError if there is no cluster at `address`.
+    """
     local = address == "local"
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -72,6 +76,11 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
         os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
+    for name in ("ray", "ray.tune", "ray.train"):  # the view tells what matters
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
+        return
     try:
         ray.init(
             address=address,

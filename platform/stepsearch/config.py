@@ -12,7 +12,8 @@ from stepsearch.errors import UserError
 
 C = TypeVar("C", bound="Config")
 
-_TYPES = {
+# What pydantic calls an error: the rule behind it, filled in from the error's context.
+_RULES = {
     "int_type": "an integer",
     "int_parsing": "an integer",
     "int_from_float": "an integer",
@@ -27,7 +28,19 @@ _TYPES = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
+    "dataclass_type": "a mapping",
     "path_type": "a path",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list of {min_length} or more",
+    "too_long": "a list of {max_length} or fewer",
+    "string_too_short": "a string of {min_length} or more characters",
+    "string_too_long": "a string of {max_length} or fewer characters",
+    "string_pattern_mismatch": "a string that matches {pattern}",
+    "literal_error": "one of {expected}",
+    "union_tag_invalid": "one of {expected_tags}",
 }
 
 
@@ -50,52 +63,59 @@ def parse(model: type[C], data: Any, where: str = "") -> C:
 
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     first = error.errors()[0]
-    path = _path(first["loc"], where)
+    path, models = _locate(model, first["loc"])
+    path = f"{where}.{path}".strip(".")
     kind, value, context = first["type"], first["input"], first.get("ctx", {})
-    if kind == "extra_forbidden":
-        return _unknown_key(model, first["loc"], path)
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return _unknown_key(path, first["loc"], models)
     if kind == "missing":
         return f"{path} is required"
-    if kind in _TYPES:
-        return f"{path} must be {_TYPES[kind]}, got {value!r}"
-    if kind in ("literal_error", "enum"):
-        return f"{path} must be one of {context['expected']}, got {value!r}"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = context.get("tag", "nothing")
-        choices = context.get("expected_tags", "")
-        return f"{path}.kind must be one of {choices or 'the known kinds'}, got {tag!r}"
+    if kind == "union_tag_not_found":
+        return f"{path}.kind is required"
     if kind == "value_error":
-        message = str(context["error"])
-        return message if message.startswith(path) else f"{path}: {message}" if path else message
-    rule = first["msg"].removeprefix("Input should ").removeprefix("be ")
-    return f"{path} must be {rule}, got {value!r}"
+        return _in_full(str(context["error"]), path, models)
+    if kind == "union_tag_invalid":
+        path, value = f"{path}.kind", context["tag"]
+    if kind not in _RULES:
+        return f"{path}: {first['msg']}, got {value!r}"
+    numbers = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
+    return f"{path} must be {_RULES[kind].format(**numbers)}, got {value!r}"
 
 
-def _path(loc: tuple[int | str, ...], where: str) -> str:
-    parts = [where] if where else []
-    parts += [str(part) for part in loc if part != "__root__"]
-    return ".".join(parts)
+def _locate(
+    model: type[BaseModel], loc: tuple[int | str, ...]
+) -> tuple[str, list[type[BaseModel]]]:
+    """The path as it stands in the file (pydantic's has the unions' tags), and the models there."""
+    path, models = "", [model]
+    for part in loc:
+        fields = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        tagged = [m for m in models if _has_kind(m, part)]
+        if len(models) > 1 and tagged:
+            models = tagged
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        if fields:
+            models = [m for field in fields for m in _models(field)]
+    return path.removeprefix("."), models
 
 
-def _unknown_key(model: type[BaseModel], loc: tuple[int | str, ...], path: str) -> str:
-    owner = _owner(model, loc[:-1])
-    keys = sorted(owner.model_fields) if owner else []
+def _in_full(message: str, path: str, models: list[type[BaseModel]]) -> str:
+    """The message of our own validator, its field named by the whole path."""
+    field, _, rest = message.partition(" ")
+    name = field.rpartition(".")[2]
+    if path.rpartition(".")[2] == name:
+        return f"{path} {rest}"
+    if any(name in model.model_fields for model in models):
+        return f"{path}.{name} {rest}".removeprefix(".")
+    return f"{path}: {message}" if path else message
+
+
+def _unknown_key(path: str, loc: tuple[int | str, ...], models: list[type[BaseModel]]) -> str:
+    keys = sorted({key for model in models for key in model.model_fields})
     close = difflib.get_close_matches(str(loc[-1]), keys, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     known = f" (known keys: {', '.join(keys)})" if keys else ""
     return f"{path} is not a known key{hint}{known}"
-
-
-def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The model that holds the key behind `loc`, through fields, unions and union tags."""
-    candidates: list[type[BaseModel]] = [model]
-    for part in loc:
-        fields = [m.model_fields[part].annotation for m in candidates if part in m.model_fields]
-        if fields:
-            candidates = [m for field in fields for m in _models(field)]
-        else:  # a union's tag: keep the member whose `kind` carries it
-            candidates = [m for m in candidates if _has_kind(m, part)] or candidates
-    return candidates[0] if candidates else None
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -60,8 +60,9 @@ def strategy_curves(
             axis.axhline(1, color=GREY, linestyle="--", linewidth=1, label="uniform")
             axis.plot(x, y, color=colour)
             axis.set_ylabel(label)
-            axis.set_ylim(0, 1.08 * max(1, y.max()))
             _scale(axis, "y", y, decades=2)
+            if axis.get_yscale() == "linear":
+                axis.set_ylim(0, 1.08 * max(1, y.max()))
         axes[0].set_title(title)
         axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1))
         axes[-1].set_xlabel(

@@ -69,13 +69,13 @@ def _left(number: float | None) -> str:
 
 
 def _time_axis(timesteps: int, columns: int) -> str:
-    """Numbers below the axis at both ends and the quarters, e.g. 0, 250, 500, 750, 999."""
-    line = "0".ljust(columns)
-    for quarter in (1, 2, 3):
-        line = _write(line, str(timesteps * quarter // 4), columns * quarter // 4)
+    """Numbers at both ends and the quarters, e.g. 0, 250, 500, 750, 999, where they fit."""
     last = str(timesteps - 1)
-    return _write(line, last, columns - len(last))
-
-
-def _write(line: str, text: str, at: int) -> str:
-    return line[:at] + text + line[at + len(text) :]
+    line = last.rjust(columns)
+    for quarter in range(4):
+        number = str(timesteps * quarter // 4)
+        at = columns * quarter // 4
+        end = at + len(number)
+        if not line[max(0, at - 1) : end + 1].strip():
+            line = line[:at] + number + line[end:]
+    return line

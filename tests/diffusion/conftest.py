@@ -28,7 +28,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def build_training() -> Callable[..., Training]:
-    """build_training(images=..., budget=..., **fields of TrainingConfig): 8x8 digits by default."""
+    """build_training(images=..., budget=..., **fields of TrainingConfig); digits by default."""
     build: Callable[..., Training] = runpy.run_path(str(SCRIPT))["build"]
     return build
 

@@ -95,15 +95,15 @@ def test_digits_are_scikit_learns_with_a_fifth_of_each_class_held_out() -> None:
     assert sorted(map(tuple, np.c_[images.numpy(), labels])) == sorted(
         map(tuple, np.c_[digits.data / 8 - 1, digits.target])
     )
-    held_out = torch.bincount(dataset.held_out_labels) / np.bincount(digits.target)
-    assert ((held_out - 0.2).abs() < 0.003).all()
+    held_out = np.bincount(dataset.held_out_labels) / np.bincount(digits.target)
+    np.testing.assert_allclose(held_out, 0.2, atol=0.003)
 
 
 def test_digits_have_another_split_with_another_seed() -> None:
     assert not torch.equal(DigitsConfig().load().train, DigitsConfig(split_seed=1).load().train)
 
 
-# --- folders of images ----------------------------------------------------------------------------
+# --- folders of images --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "webp", "bmp", "tiff", "gif"])
@@ -183,8 +183,8 @@ def save_all(path: Path, image: Image.Image, **options: Any) -> Path:
 def test_transparent_pixels_show_white(tmp_path: Path) -> None:
     clear_red = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
     assert (load(save_all(tmp_path / "clear", clear_red)).train == 1).all()
-    palette = Image.new("P", (20, 20), 7)
-    assert (load(save_all(tmp_path / "palette", palette, transparency=7)).train == 1).all()
+    palette = Image.new("RGB", (20, 20), "red").quantize(4)
+    assert (load(save_all(tmp_path / "palette", palette, transparency=0)).train == 1).all()
 
 
 def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_photograph_is_turned_upright(photographs: list[Image.Image], tmp_path
     assert torch.equal(load(turned).train, load(upright).train)
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# --- bad input ----------------------------------------------------------------------------------
 
 
 def refusal(path: Path, **fields: Any) -> str:
@@ -254,31 +254,29 @@ def test_many_unreadable_images_are_counted(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"path": 3}, "dataset.path must be a path, got 3"),
-        ({"size": 2}, "dataset.size must be greater than or equal to 4, got 2"),
-        ({"size": 2000}, "dataset.size must be less than or equal to 1024, got 2000"),
+        ({"size": 2}, "dataset.size must be at least 4, got 2"),
+        ({"size": 2000}, "dataset.size must be at most 1024, got 2000"),
         ({"size": "big"}, "dataset.size must be an integer, got 'big'"),
         ({"channels": 2}, "dataset.channels must be one of 1 or 3, got 2"),
-        ({"name": "--"}, "name must hold a letter or digit, got '--'"),
+        ({"name": "--"}, "dataset.name must hold a letter or digit, got '--'"),
         ({"held_out": 0}, "dataset.held_out must be greater than 0, got 0"),
         ({"held_out": 1}, "dataset.held_out must be less than 1, got 1"),
-        ({"split_seed": -1}, "dataset.split_seed must be greater than or equal to 0, got -1"),
+        ({"split_seed": -1}, "dataset.split_seed must be at least 0, got -1"),
     ],
 )
 def test_bad_fields_of_a_folder_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         parse(ImageFolderConfig, {"path": "images", "size": 8} | fields, "dataset")
-    assert str(error.value).endswith(message)
+    assert str(error.value) == message
 
 
 def test_a_folder_needs_a_path_and_a_size() -> None:
-    with pytest.raises(UserError, match="^dataset.path is required$"):
+    with pytest.raises(UserError, match=r"^dataset.path is required$"):
         parse(ImageFolderConfig, {"size": 8}, "dataset")
-    with pytest.raises(UserError, match="^dataset.size is required$"):
+    with pytest.raises(UserError, match=r"^dataset.size is required$"):
         parse(ImageFolderConfig, {"path": "images"}, "dataset")
 
 
 def test_a_bad_split_seed_of_the_digits_is_refused() -> None:
-    with pytest.raises(
-        UserError, match="^dataset.split_seed must be greater than or equal to 0, got -1$"
-    ):
+    with pytest.raises(UserError, match=r"^dataset.split_seed must be at least 0, got -1$"):
         parse(DigitsConfig, {"split_seed": -1}, "dataset")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stepsearch.study import OPTUNA_SAMPLERS, Objective, Space, Study, Suggest
+from stepsearch.study import OPTUNA_SAMPLERS, Objective, RandomConfig, Space, Study, Suggest
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +43,19 @@ def line() -> Space:
 Make = Callable[..., Study]
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with its tables: Optuna takes a while to make them."""
+    path = tmp_path_factory.mktemp("storage") / "study.db"
+    Study.create(path, "first", [Objective("fd")], RandomConfig(), 0).close()
+    return path
+
+
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
+def make(tmp_path: Path, empty: Path) -> Iterator[Make]:
     """make(kind, *objective names, **create's keywords) -> a new study in tmp_path/study.db."""
     made: list[Study] = []
+    shutil.copy(empty, tmp_path)
 
     def make(kind: str = "random", *objectives: str, seed: int = 0, **more: Any) -> Study:
         sampler = OPTUNA_SAMPLERS[kind](**more.pop("sampler", {}))

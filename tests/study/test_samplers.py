@@ -14,14 +14,14 @@ import pytest
 
 from stepsearch.config import parse
 from stepsearch.errors import UserError
-from stepsearch.study import OPTUNA_SAMPLERS, Space, Study, StudySettings
+from stepsearch.study import OPTUNA_SAMPLERS, Outcome, Space, Study, StudySettings
 
 KINDS = list(OPTUNA_SAMPLERS)
 SMALL: dict[str, dict[str, Any]] = {  # small enough for each to get past its random start
-    "tpe": {"n_startup_trials": 3},
-    "gp": {"n_startup_trials": 3},
-    "nsga2": {"population_size": 3},
-    "nsga3": {"population_size": 3},
+    "tpe": {"n_startup_trials": 2},
+    "gp": {"n_startup_trials": 2},
+    "nsga2": {"population_size": 2},
+    "nsga3": {"population_size": 2},
     "grid": {"points": 3},
 }
 Make = Callable[..., Study]
@@ -29,7 +29,8 @@ Make = Callable[..., Study]
 
 def loss(params: dict[str, Any]) -> float:
     k, gamma = params.get("speed.k", 1), params.get("p2.gamma", 0)
-    return (math.log(k) - 1) ** 2 + (gamma - 1) ** 2 + params.get("speed.tau", 0) / 1000
+    tau = params.get("speed.tau", 0)
+    return float((math.log(k) - 1) ** 2 + (gamma - 1) ** 2 + tau / 1000)
 
 
 def drive(study: Study, space: Space, n: int) -> list[dict[str, Any]]:
@@ -41,7 +42,7 @@ def drive(study: Study, space: Space, n: int) -> list[dict[str, Any]]:
         asked.append(proposal.params)
         study.report(proposal.number, 100, 2 * loss(proposal.params))
         values = [loss(proposal.params) * s for s in (1, -1)]
-        outcome = "pruned" if proposal.number % 4 == 3 else "finished"
+        outcome: Outcome = "pruned" if proposal.number % 4 == 3 else "finished"
         study.tell(proposal.number, outcome, values[: len(study.settings.objectives)])
     return asked
 
@@ -50,7 +51,7 @@ def drive(study: Study, space: Space, n: int) -> list[dict[str, Any]]:
 def test_every_sampler_proposes_inside_a_conditional_space(
     kind: str, make: Make, conditional: Space
 ) -> None:
-    for params in drive(make(kind, sampler=SMALL.get(kind, {})), conditional, 12):
+    for params in drive(make(kind, sampler=SMALL.get(kind, {})), conditional, 6):
         ranges = {"speed.tau": (1, 1000), "speed.k": (1, 10), "p2.gamma": (0, 2)}
         family = params.pop("family")
         assert set(params) == {name for name in ranges if name.startswith(family)}
@@ -62,7 +63,7 @@ def test_every_sampler_but_cmaes_takes_several_objectives(
     kind: str, make: Make, conditional: Space
 ) -> None:
     study = make(kind, "fd_digits", "off_manifold", sampler=SMALL.get(kind, {}))
-    drive(study, conditional, 12)
+    drive(study, conditional, 6)
     assert all(t.outcome in ("finished", "pruned") for t in study.trials())
 
 
@@ -76,18 +77,18 @@ def test_the_same_seed_and_tells_give_the_same_proposals_even_after_a_resume(
     kind: str, make: Make, conditional: Space, tmp_path: Path
 ) -> None:
     options = SMALL.get(kind, {})
-    whole = drive(make(kind, sampler=options), conditional, 10)
+    whole = drive(make(kind, sampler=options), conditional, 6)
     half = make(kind, sampler=options)
-    first = drive(half, conditional, 5)
+    first = drive(half, conditional, 3)
     half.close()
     with Study.open(tmp_path / "study.db", half.name) as resumed:
-        assert first + drive(resumed, conditional, 5) == whole
+        assert first + drive(resumed, conditional, 3) == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_seed_gives_other_proposals(kind: str, make: Make, conditional: Space) -> None:
-    options = SMALL.get(kind, {})
-    asked = [drive(make(kind, sampler=options, seed=s), conditional, 6) for s in (0, 1)]
+    studies = [make(kind, seed=seed) for seed in (0, 1)]
+    asked = [[study.ask(conditional) for _ in range(3)] for study in studies]
     assert asked[0] != asked[1]
 
 
@@ -136,19 +137,31 @@ def test_proposals_do_not_depend_on_the_hash_seed_of_the_process(tmp_path: Path)
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"kind": "bayes"}, r"sampler.kind must be one of 'tpe', .* got 'bayes'"),
-    ({"kind": "tpe", "n_startup_trials": 0}, r"n_startup_trials must be .* 1, got 0"),
+    (
+        {"kind": "tpe", "n_startup_trials": 0},
+        r"n_startup_trials must be at least 1, got 0",
+    ),
     ({"kind": "tpe", "multivariate": "much"}, r"multivariate must be true or false, got 'much'"),
     ({"kind": "tpe", "group": "no way"}, r"group must be true or false, got 'no way'"),
     ({"kind": "tpe", "group": True, "multivariate": False}, r"group must be false when"),
     ({"kind": "tpe", "constant_liar": 3}, r"constant_liar must be true or false, got 3"),
     ({"kind": "tpe", "gamma": 3}, r"gamma is not a known key"),
     ({"kind": "gp", "n_startup_trials": 0.5}, r"n_startup_trials must be an integer, got 0.5"),
-    ({"kind": "cmaes", "n_startup_trials": -1}, r"n_startup_trials must be .* 1, got -1"),
-    ({"kind": "nsga2", "population_size": 1}, r"population_size must be .* 2, got 1"),
-    ({"kind": "nsga3", "population_size": 0}, r"population_size must be .* 2, got 0"),
+    (
+        {"kind": "cmaes", "n_startup_trials": -1},
+        r"n_startup_trials must be at least 1, got -1",
+    ),
+    (
+        {"kind": "nsga2", "population_size": 1},
+        r"population_size must be at least 2, got 1",
+    ),
+    (
+        {"kind": "nsga3", "population_size": 0},
+        r"population_size must be at least 2, got 0",
+    ),
     ({"kind": "qmc", "seed": 1}, r"seed is not a known key"),
     ({"kind": "random", "points": 3}, r"points is not a known key"),
-    ({"kind": "grid", "points": 1}, r"points must be .* 2, got 1"),
+    ({"kind": "grid", "points": 1}, r"points must be at least 2, got 1"),
 ]
 
 

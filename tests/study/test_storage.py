@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from stepsearch.errors import UserError
-from stepsearch.study import Objective, RandomConfig, Space, Study, TpeConfig
+from stepsearch.study import Objective, Outcome, RandomConfig, Space, Study, TpeConfig
+from stepsearch.study import storage as backend
 
 Make = Callable[..., Study]
 
@@ -41,7 +43,7 @@ def test_a_name_that_exists_is_refused_with_an_offer_to_resume(make: Make) -> No
 
 def test_an_unknown_name_is_answered_with_those_there_are(make: Make, tmp_path: Path) -> None:
     make(name="search")
-    with pytest.raises(UserError, match=r"one of those stored \('search'\), got 'serach'"):
+    with pytest.raises(UserError, match=r"stored \('first', 'search'\), got 'serach'"):
         Study.open(tmp_path / "study.db", "serach")
 
 
@@ -64,6 +66,7 @@ def test_a_study_of_another_program_is_refused(tmp_path: Path, make: Make) -> No
         ("missing/study.db", r"storage must lie in a folder that exists, got /.*missing/study.db"),
         ("postgresql+psycopg://me:secret@127.0.0.1:1/x", r"opens, got 127.0.0.1:1/x: .*refused"),
         ("oracle+no://me:secret@host/x", r"storage must be a database that opens, got host/x: "),
+        ("postgresql+pg8000://me:secret@host/x", r"got host/x: its driver is not installed"),
         ("nonsense://", r"storage must be a database that opens"),
     ],
 )
@@ -85,6 +88,20 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         Study.open(path, "search")
 
 
+@pytest.mark.parametrize(
+    ("local", "beside"), [(True, ["study.db-shm", "study.db-wal"]), (False, [])]
+)
+def test_sqlite_keeps_a_write_ahead_log_on_a_local_disk_only(
+    local: bool, beside: list[str], tmp_path: Path, line: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_is_local", lambda folder: local)
+    path = tmp_path / "study.db"
+    with Study.create(path, "search", [Objective("fd")], RandomConfig(), 0) as study:
+        study.ask(line)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["study.db", *beside]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("objectives", [("fd",), ("fd", "kid")])
 def test_postgresql_keeps_a_study_as_sqlite_does(
     objectives: tuple[str, ...], postgres: str, conditional: Space, tmp_path: Path
@@ -98,7 +115,7 @@ def test_postgresql_keeps_a_study_as_sqlite_does(
             for number in range(6):
                 study.ask(conditional)
                 study.report(number, 100, 3.0)
-            for number, outcome in enumerate(("finished", "pruned", "diverged", "error")):
+            for number, outcome in enumerate(get_args(Outcome)):
                 study.tell(number, outcome, [1 / 3, 2 / 3][: len(objectives)], "asha")
         with pytest.raises(UserError, match="or be resumed"):
             Study.create(storage, name, found, TpeConfig(), 0)

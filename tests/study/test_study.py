@@ -140,15 +140,15 @@ def test_a_queued_point_must_be_json(make: Make) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": []}, r"objectives must "),
+        ({"objectives": []}, r"objectives must be a list of 1 or more, got \[\]"),
         ({"objectives": [Objective("fd"), Objective("fd")]}, r"objectives must have free names"),
         ({"sampler": TpeConfig}, r"sampler"),
-        ({"seed": -1}, r"seed must be greater than or equal to 0, got -1"),
+        ({"seed": -1}, r"seed must be at least 0, got -1"),
         ({"seed": 2**32}, r"seed must be less than 4294967296, got 4294967296"),
         ({"seed": "x"}, r"seed must be an integer, got 'x'"),
         ({"constraints": ["vram", "vram"]}, r"constraints must have free names that differ"),
         ({"constraints": ["finished"]}, r"constraints must have free names .* got 'finished'"),
-        ({"constraints": [3]}, r"constraints.0 must be a string, got 3"),
+        ({"constraints": [3]}, r"constraints\[0\] must be a string, got 3"),
     ],
 )
 def test_a_study_is_refused_in_one_line(

@@ -88,7 +88,7 @@ class Server:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, cwd=self._storage, start_new_session=True
             )
-        for _ in range(600):
+        for _ in range(1200):
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
                 return

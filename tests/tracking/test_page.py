@@ -13,7 +13,7 @@ from stepsearch.tracking import TrackingConfig, trial_name, ui_command
 from stepsearch.tracking.tags import provenance, short
 from stepsearch.tracking.views import Views
 
-VIEWS = Views("7", "digits-1", "fd_digits", "minimize")
+VIEWS = Views("7", "digits-1", "fd_digits", "minimize", ["tau"])
 
 
 def test_a_trial_is_named_by_number_label_and_parameters() -> None:
@@ -48,7 +48,7 @@ def test_the_links_show_the_trials_best_first() -> None:
     assert VIEWS.table.startswith("#/experiments/7/runs?")
     assert VIEWS.table.endswith("viewStateShareKey=digits-1")
     assert state["searchFilter"] == VIEWS.filter
-    assert "metrics.`fd_digits`" in state["selectedColumns"]
+    assert {"params.`tau`", "metrics.`fd_digits`"} <= set(state["selectedColumns"])
 
 
 def test_the_note_explains_how_to_compare() -> None:

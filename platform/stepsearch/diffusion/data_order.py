@@ -24,11 +24,12 @@ class DataOrder:
 
     def indices(self, start: int, count: int) -> Tensor:
         """Entries start..start+count-1 of the stream, int64 [count] on the device."""
-        epoch, offset = divmod(start, self.size)
-        part = self._epoch_order(epoch)[offset : offset + count]
-        if len(part) == count:
-            return part
-        return torch.cat([part, self.indices(start + len(part), count - len(part))])
+        end, parts = start + count, []
+        while start < end:
+            epoch, offset = divmod(start, self.size)
+            parts.append(self._epoch_order(epoch)[offset : offset + end - start])
+            start += len(parts[-1])
+        return torch.cat(parts)
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if epoch != self._epoch:

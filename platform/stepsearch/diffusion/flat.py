@@ -1,4 +1,4 @@
-"""A module's many parameters as one vector, so that a small network is updated in few operations."""
+"""A module's many parameters as one vector, which is updated in few operations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def flatten_weights(module: nn.Module) -> Tensor:
 def flatten_gradients(module: nn.Module) -> Tensor:
     """The vector of all gradients, zero at first; backward adds to it as long as it is kept.
 
-    Clear it with `zero_()`: a gradient set to None would no longer be a part of the vector.
+    Clear it in place: a gradient set to None would no longer be a part of the vector.
     """
     parameters = _trainable(module)
     vector = torch.zeros_like(torch.cat([p.detach().flatten() for p in parameters]))
@@ -36,5 +36,5 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _parts(vector: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-    pieces = vector.split([parameter.numel() for parameter in parameters])
+    pieces = torch.split(vector, [parameter.numel() for parameter in parameters])
     return [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]

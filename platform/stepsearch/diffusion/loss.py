@@ -69,7 +69,7 @@ class LossMeter:
         self._started = time.perf_counter()
 
     def add(self, t: Tensor, mse: Tensor, loss: Tensor, grad_norm: Tensor) -> None:
-        """One step: timesteps and unweighted losses [n], the weighted loss, the gradient's norm."""
+        """One step: timesteps and unweighted losses [n], weighted loss, norm of the gradient."""
         ones_and_mse = torch.stack([torch.ones_like(mse), mse])
         self._binned.index_add_(1, self._bin[t], ones_and_mse.double())
         self._totals += torch.stack([loss, grad_norm])

@@ -7,9 +7,7 @@ import hashlib
 import torch
 
 
-def generator(
-    purpose: str, *key: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(purpose: str, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose stream depends on nothing but `purpose` and `key`.
 
     `generator("order", seed, epoch)` and `generator("order", seed, epoch + 1)` are unrelated

@@ -86,7 +86,7 @@ class Training:
         self._generator = generator("training", seed, device=workers.device)
         self._average = MovingAverage(self.denoiser, config.ema_decay)
         self._weights = nn.Parameter(flatten_weights(self.denoiser))
-        self._weights.grad = self._gradient = flatten_gradients(self.denoiser)
+        self._weights.grad = flatten_gradients(self.denoiser)
         self._optimizer = torch.optim.AdamW(
             [self._weights], lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
@@ -132,7 +132,7 @@ class Training:
         output = self._network(x_t, t).sample
         mse = F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
         loss = (self.strategy.weights(t) * mse).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         grad_norm = self._update()
         self.strategy.observe(t, mse.detach())
         meter.add(t, mse.detach(), loss.detach(), grad_norm)
@@ -152,7 +152,7 @@ class Training:
         """Move the weights along the gradient; returns the gradient's norm."""
         grad_norm = clip_grad_norm_(self._weights, self.config.grad_clip)
         self._optimizer.step()
-        self._gradient.zero_()
+        self._optimizer.zero_grad(set_to_none=False)  # see flatten_gradients
         self._lr_scheduler.step()
         self._average.update(self._weights, self._steps)
         return grad_norm

@@ -8,6 +8,8 @@ import torch
 
 from stepsearch.errors import UserError
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -18,7 +20,7 @@ class Workers:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
 
     def share(self, batch_size: int) -> slice:
         """This worker's contiguous part of a global batch; all parts are equally large."""

@@ -171,6 +171,12 @@ class Judge:
         return images
 
 
+def score_names(name: str) -> tuple[str, ...]:
+    """The keys of `Judge.score` for the data set `name`."""
+    own = (f"fd_{name}", f"kid_{name}")
+    return (*own, "precision", "recall", "pixel_fd", "off_manifold")
+
+
 def pixel_features(images: Tensor) -> Tensor:
     """Images [n, C, H, W] as vectors [n, d], averaged down to at most 16 x 16 pixels.
 

@@ -20,7 +20,7 @@ from stepsearch.strategies.base import PredictionType
 
 
 class SamplerConfig(Config):
-    """How images are drawn; part of every measured quality, hence pinned here and not defaulted."""
+    """How images are drawn: a part of every measured quality, so nothing is left to defaults."""
 
     kind: Literal["ddim", "ddpm"] = "ddim"
     """DDIM (Song et al. 2021) or ancestral DDPM sampling (Ho et al. 2020)."""

@@ -78,7 +78,10 @@ def _verdict(result: SearchResult) -> RenderableType:
 
 
 def _places(result: SearchResult) -> RenderableType:
-    return Text(f"Everything is in {result.folder.path}")
+    text = Text(f"Everything is in {result.folder.path}")
+    if result.unrecorded:
+        text.append(f"\nMLflow did not take {result.unrecorded} records", style="yellow")
+    return text
 
 
 def _next(result: SearchResult) -> RenderableType:

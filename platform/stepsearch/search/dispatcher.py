@@ -50,6 +50,8 @@ class _Job:
     def publish(self, result: Result) -> None:
         self.results.append(result)
         self.over = result["done"]
+        if result.get("outcome") == "error":
+            self.error = result["reason"]
 
 
 class Dispatcher:
@@ -132,7 +134,7 @@ class Dispatcher:
         await self._wake()
 
     async def error(self, number: int) -> str | None:
-        """What went wrong with a trial last, in one line."""
+        """What last went wrong with a trial, in one line."""
         return self._jobs[number].error
 
     async def progress(self) -> dict[int, int]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from stepsearch import cluster
@@ -38,6 +39,7 @@ def search(config: SearchConfig, view: View | None = None) -> SearchResult:
     with ExitStack() as opened:
         undo = opened.enter_context(ExitStack())
         undo.callback(shutil.rmtree, folder.path)
+        opened.enter_context(folder.locked())
         study = Study.create(
             folder.study,
             config.name,
@@ -57,6 +59,7 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
     config.trainer.check(config.lanes.workers)
     folder = SearchFolder.find(config.storage, config.name)
     with ExitStack() as opened:
+        opened.enter_context(folder.locked())
         study = Study.open(folder.study, config.name)
         return _Driver(opened, config, folder, study, view or Silent()).run()
 
@@ -73,7 +76,6 @@ class _Driver:
         view: View,
     ) -> None:
         self._config, self._folder, self._view = config, folder, view
-        opened.enter_context(folder.locked())
         self._study = opened.enter_context(study)
         self._tracker = opened.enter_context(_tracker(config, folder))
         opened.enter_context(cluster.connect(config.cluster))
@@ -102,8 +104,8 @@ class _Driver:
         finally:
             self._view.close()
         result = SearchResult.read(config, interrupted=engine.paused)
-        log_summary(self._tracker, result, time.monotonic() - begun)
-        return result
+        unrecorded = log_summary(self._tracker, result, time.monotonic() - begun)
+        return replace(result, unrecorded=unrecorded)
 
     def _standings(self) -> Leaderboard:
         config = self._config
@@ -171,6 +173,7 @@ class _Driver:
             tags={"folder": str(self._folder.path)},
             config=config.model_dump(mode="json"),
         )
+        self._folder.page.write_text(self._tracker.views.table)
         self._tracker.log(self._tracker.search, prepared, step=0)
 
 

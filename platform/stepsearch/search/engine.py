@@ -21,6 +21,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stepsearch.cluster import LaneShape
+from stepsearch.errors import StepsearchError
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.dispatcher import Dispatcher
@@ -85,7 +86,10 @@ class Engine:
         make_trial: Callable[[Proposal], Trial],
         past: Sequence[TrialRecord],
     ) -> None:
-        """Run the agenda's trials to the end, or until `pause`. `past`: an earlier driver's."""
+        """Run the agenda's trials to the end, or until `pause`; `past` are an earlier driver's.
+
+        Raises StepsearchError when a record could not be written.
+        """
         config = self._config
         self._searcher = StudySearcher(
             agenda, recorder, make_trial, self._dispatcher, self._name
@@ -109,6 +113,11 @@ class Engine:
                 verbose=0,
             ),
         ).fit()
+        if self._searcher.failure is not None:
+            raise StepsearchError(
+                f"the search was stopped, a record could not be written: {self._searcher.failure}"
+                f" (`resume {config.name}` goes on with it)"
+            ) from self._searcher.failure
 
     def pause(self) -> None:
         """Let every trial save a checkpoint and end as interrupted; `run` returns then."""

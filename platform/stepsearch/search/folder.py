@@ -30,6 +30,7 @@ class SearchFolder:
         self.history = path / "history.jsonl"
         self.lanes = path / "lanes"
         self.tune = path / "tune"
+        self.page = path / ".mlflow-page"
 
     @property
     def cache(self) -> Path:

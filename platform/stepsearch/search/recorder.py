@@ -46,9 +46,10 @@ class Recorder:
         role = attrs.get("role", PROPOSAL)
         run = self._tracker.start_trial(
             trial.number,
-            trial_name(trial.number, label, proposal.params if "label" in attrs else None),
+            trial_name(trial.number, label),
             proposal.params,
-            tags={"role": role, "label": label, "seed": str(trial.seed)},
+            role=role,
+            tags={"label": label, "seed": str(trial.seed)},
             config=trial.config.model_dump(mode="json"),
         )
         self._runs[trial.number] = run, trial

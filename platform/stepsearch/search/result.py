@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
@@ -12,7 +13,8 @@ from stepsearch.search.folder import SearchFolder, dump_yaml
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
 from stepsearch.search.speed_up import SpeedUp
-from stepsearch.study import Study, TrialRecord
+from stepsearch.study import StoredStudy, TrialRecord
+from stepsearch.tracking.tags import provenance
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class SearchResult:
     records: tuple[TrialRecord, ...]
     history: History
     interrupted: bool = False
+    unrecorded: int = 0
+    """Records that MLflow did not take; they are in the folder all the same."""
 
     @classmethod
     def read(cls, config: SearchConfig, *, interrupted: bool = False) -> SearchResult:
         """Read the search that `config` describes. Raises UserError if there is none."""
         folder = SearchFolder.find(config.storage, config.name)
-        with Study.open(folder.study, config.name) as study:
+        with StoredStudy.open(folder.study, config.name) as study:
             records = tuple(study.trials())
         return cls(config, folder, records, History(folder.history), interrupted)
 
@@ -54,14 +58,33 @@ class SearchResult:
         Raises UserError if that trial has not finished, or if `out` exists.
         """
         row = self._finished(trial)
-        self.config.trainer.export(
+        record = next(r for r in self.records if r.number == row.number)
+        self.config.trainer_for(record.proposed).export(
             out,
-            record=self._record(row.number),
-            folder=self.folder.trial(row.number),
+            trial=self.folder.trial(row.number),
+            budget=self.config.budget.images,
             recipe=dump_yaml(self.config),
             leaderboard=self.leaderboard.frame(),
+            provenance=self._provenance(row),
         )
         return out
+
+    def _provenance(self, row: Row) -> dict[str, Any]:
+        """Where a bundle's trial comes from, and how it did against the baseline."""
+        baseline, made_by = self.leaderboard.baseline, provenance()
+        return {
+            "search": self.config.name,
+            "trial": row.number,
+            "seed": self.config.seed,
+            "images_seen": row.images_seen,
+            "objective": self.config.primary.name,
+            "direction": self.config.primary.direction,
+            "metrics": row.metrics,
+            "baseline": baseline.metrics if baseline else {},
+            "speed_up": str(row.speed_up) if row.speed_up else None,
+            "git_commit": made_by.get("mlflow.source.git.commit"),
+            "versions": dict(v.split(" ", 1) for v in made_by["versions"].split(", ")),
+        }
 
     def _finished(self, number: int | None) -> Row:
         finished = {row.number: row for row in self.leaderboard.rows if row.values}

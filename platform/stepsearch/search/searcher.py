@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class StudySearcher(Searcher):
         self._dispatcher, self._dispatcher_name = dispatcher, dispatcher_name
         self._numbers: dict[str, int] = {}
         self.stopping = threading.Event()
+        self.failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The configuration of LaneTrial: where the trial is to be found, not what it is."""
@@ -55,19 +57,33 @@ class StudySearcher(Searcher):
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._report(self._numbers[trial_id], result)
+        with self._recording():
+            self._report(self._numbers[trial_id], result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """The result carries an outcome, unless the trial scheduler stopped the trial."""
         number, last = self._numbers[trial_id], result or {}
-        self._report(number, last)
-        if error:
-            reason = ray.get(self._dispatcher.error.remote(number))
-            self._recorder.ended(number, "error", reason or "Ray Tune lost the trial's actor")
-        else:
-            self._recorder.ended(number, last.get("outcome", "pruned"), last.get("reason"))
+        self._dispatcher.stop.remote(number)
+        with self._recording():
+            self._report(number, last)
+            if error:
+                reason = ray.get(self._dispatcher.error.remote(number))
+                self._recorder.ended(number, "error", reason or "Ray Tune lost the trial's actor")
+            else:
+                self._recorder.ended(number, last.get("outcome", "pruned"), last.get("reason"))
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        """A record that cannot be written (a full disk, say) stops the search: it would go on
+        blindly, since Tune swallows the error. The trials save checkpoints and can be resumed."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = self.failure or error
+            self.stopping.set()
+            self._dispatcher.pause.remote()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its arguments for a restore that we do not use."""

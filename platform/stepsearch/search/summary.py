@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,16 +12,23 @@ from stepsearch.search.result import SearchResult
 from stepsearch.tracking import Tracker
 
 
-def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> None:
-    """Record what a search found, or where an interrupted one stands, and close its run."""
+def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> int:
+    """Record what a search found, or where an interrupted one stands, and close its run.
+
+    Returns how many records MLflow did not take.
+    """
     tracker.log(tracker.search, _numbers(result, seconds), step=len(result.records))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_leaderboard(result, folder)
         draw_quality(result, folder / "quality.png")
         tracker.log_artifacts(tracker.search, folder, "summary")
+        if result.winner is not None and not result.interrupted:
+            bundle = result.folder.path / "bundle"
+            shutil.rmtree(bundle, ignore_errors=True)
+            tracker.log_artifacts(tracker.search, result.export(bundle), "bundle")
         tracker.end_search("interrupted" if result.interrupted else "finished")
-        tracker.flush()
+        return tracker.close()
 
 
 def write_leaderboard(result: SearchResult, folder: Path) -> None:

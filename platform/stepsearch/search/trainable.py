@@ -19,6 +19,8 @@ class LaneTrial(tune.Trainable):
 
     The actor is reused for the next trial (`reuse_actors`); the training itself happens on a lane,
     which outlives it. When this actor dies, Tune starts another one that finds the trial under way.
+    It never stops a trial: Tune may replace an actor at any time, and only the searcher knows when
+    a trial is over.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -26,7 +28,6 @@ class LaneTrial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._end()
         self._begin(new_config)
         return True
 
@@ -37,9 +38,6 @@ class LaneTrial(tune.Trainable):
             raise TrialFailed(result["reason"])
         return dict(result)
 
-    def cleanup(self) -> None:
-        self._end()
-
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a trial's checkpoints are written by its lane."""
 
@@ -49,6 +47,3 @@ class LaneTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._number = config["number"]
         self._position = ray.get(self._dispatcher.submit.remote(self._number))
-
-    def _end(self) -> None:
-        ray.get(self._dispatcher.stop.remote(self._number))

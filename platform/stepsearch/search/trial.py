@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from stepsearch.diffusion.workers import Workers
     from stepsearch.strategies import FloatArray, PredictionType
 
@@ -60,6 +62,20 @@ class TrainerFacts:
         return len(self.alpha_bar)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a trial costs on one thread, or on one GPU, of the machine that measured it."""
+
+    batch_size: int
+    """Images a step."""
+    step_s: float
+    evaluation_s: float
+    """Drawing and judging the images of one milestone."""
+    prepare_s: float
+    """What `prepare` takes where nothing is cached."""
+    checkpoint_bytes: int
+
+
 class Run(Protocol):
     """What one Ray worker does for one trial.
 
@@ -87,6 +103,12 @@ class Trainer(Protocol):
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Make what all trials share, before the first one; numbers worth a record."""
 
+    def probe(self, *, gpu: bool) -> Cost:
+        """Measure what a trial costs here, in a few seconds; leaves nothing behind."""
+
+    def chart(self, width: int) -> str:
+        """A picture in text of what spaces vary, at most `width` columns wide."""
+
     def objective(self) -> str:
         """The metric to minimise where the search names none."""
 
@@ -95,3 +117,15 @@ class Trainer(Protocol):
 
     def illustrate(self, folder: Path) -> None:
         """Draw the pictures of an ended trial into `folder`/pictures."""
+
+    def export(
+        self,
+        out: Path,
+        *,
+        trial: Path,
+        budget: int,
+        recipe: str,
+        leaderboard: pd.DataFrame,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write the trial in the folder `trial` as files that need no stepsearch to be used."""

@@ -146,14 +146,13 @@ def settle(
     if missing:
         return Ending(outcome, reason=reason)
     if len(objectives) > 1:
-        met = {
-            FINISHED: float(constraints.get(FINISHED) or 1) if outcome == "pruned" else 0.0
-        } | met
+        short = float(constraints.get(FINISHED) or 1) if outcome == "pruned" else 0.0
+        met = {FINISHED: short, **met}
     return Ending(outcome, tuple(measured.values()), reason, met)
 
 
 def _floats(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
-    return {name: math.nan if value is None else float(value) for name, value in pairs}
+    return {name: float(value) for name, value in pairs if value is not None}
 
 
 def _check(

@@ -28,9 +28,9 @@ from stepsearch.config import Config
 class OptunaSamplerConfig(Config, ABC):
     """Base of every kind; subclasses set `kind`.
 
-    `build` makes a fresh Optuna sampler for each trial, so that a proposal depends on the study's
-    seed, the trial's number and the finished trials alone. An Optuna sampler that lives on would
-    carry a random state which no storage holds, and a resumed search would go another way.
+    `build` makes a fresh Optuna sampler for each trial, seeded by the study's seed and the trial's
+    number. A sampler that lived on would carry a random state that no storage holds, and a resumed
+    search would repeat proposals or go another way.
     """
 
     kind: str
@@ -45,10 +45,10 @@ class TpeConfig(OptunaSamplerConfig):
     """Tree-structured Parzen estimators (Bergstra et al. 2011); follows conditional spaces."""
 
     kind: Literal["tpe"] = "tpe"
-    n_startup_trials: int = Field(10, ge=1, description="finished trials before it stops guessing")
-    multivariate: bool = Field(True, description="one joint density instead of one a parameter")
-    group: bool = Field(False, description="a joint density in each branch of a conditional space")
-    constant_liar: bool = Field(True, description="keep away from the trials that still run")
+    n_startup_trials: int = Field(default=10, ge=1, description="finished trials that are random")
+    multivariate: bool = Field(default=True, description="one joint density, not one a parameter")
+    group: bool = Field(default=False, description="a joint density in each branch of the space")
+    constant_liar: bool = Field(default=True, description="keep away from running trials")
 
     @model_validator(mode="after")
     def _groups_are_joint(self) -> TpeConfig:
@@ -71,7 +71,7 @@ class GpConfig(OptunaSamplerConfig):
     """A Gaussian process with log expected improvement; conditional parameters are random."""
 
     kind: Literal["gp"] = "gp"
-    n_startup_trials: int = Field(10, ge=1, description="finished trials before it stops guessing")
+    n_startup_trials: int = Field(default=10, ge=1, description="finished trials that are random")
 
     def build(self, seed: int, number: int) -> GPSampler:
         return GPSampler(
@@ -86,7 +86,7 @@ class CmaEsConfig(OptunaSamplerConfig):
 
     kind: Literal["cmaes"] = "cmaes"
     several_objectives: ClassVar[bool] = False
-    n_startup_trials: int = Field(1, ge=1, description="finished trials before it stops guessing")
+    n_startup_trials: int = Field(default=1, ge=1, description="finished trials that are random")
 
     def build(self, seed: int, number: int) -> CmaEsSampler:
         return CmaEsSampler(
@@ -100,7 +100,7 @@ class Nsga2Config(OptunaSamplerConfig):
     """NSGA-II (Deb et al. 2002); begins at random."""
 
     kind: Literal["nsga2"] = "nsga2"
-    population_size: int = Field(50, ge=2, description="trials a generation; the first is random")
+    population_size: int = Field(default=50, ge=2, description="trials a generation")
 
     def build(self, seed: int, number: int) -> NSGAIISampler:
         return NSGAIISampler(population_size=self.population_size, seed=trial_seed(seed, number))
@@ -110,7 +110,7 @@ class Nsga3Config(OptunaSamplerConfig):
     """NSGA-III (Deb and Jain 2014), made for three objectives and more; begins at random."""
 
     kind: Literal["nsga3"] = "nsga3"
-    population_size: int = Field(50, ge=2, description="trials a generation; the first is random")
+    population_size: int = Field(default=50, ge=2, description="trials a generation")
 
     def build(self, seed: int, number: int) -> NSGAIIISampler:
         with _experimental():
@@ -147,7 +147,7 @@ class GridConfig(OptunaSamplerConfig):
     """Every point of a grid once, in an order shuffled by the seed; see `spaces.grid`."""
 
     kind: Literal["grid"] = "grid"
-    points: int = Field(5, ge=2, description="values of each number; categories are all taken")
+    points: int = Field(default=5, ge=2, description="values of each number")
 
     def build(self, seed: int, number: int) -> RandomSampler:
         return RandomSampler(seed=trial_seed(seed, number))

@@ -20,7 +20,7 @@ class StudySettings(Config):
 
     objectives: tuple[Objective, ...] = Field(min_length=1)
     constraints: tuple[str, ...] = Field(
-        (), description="names; a value above 0, told with a trial, makes it infeasible"
+        default=(), description="names; a value above 0, told with a trial, makes it infeasible"
     )
     sampler: AnyOptunaSampler
     seed: int = Field(ge=0, lt=2**32)

@@ -114,7 +114,7 @@ def _rule(distribution: BaseDistribution) -> str:
 
 
 def shuffled_grid(space: Space, points: int, seed: int) -> list[dict[str, Any]]:
-    """The grid in the order of its trials: a search that stops early has still seen all of it."""
+    """The grid in a random order, so that a search which stops early has been all over it."""
     found = list(islice(grid(space, points), MAX_GRID + 1))
     if len(found) > MAX_GRID:
         raise UserError(f"points must give a grid of at most {MAX_GRID} points, got {points}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 
 from stepsearch.errors import UserError
+
+LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"}
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def connect(storage: str | Path, *, new: bool) -> Iterator[RDBStorage]:
 
     Only with `new` may the file be made.
     """
-    database = _database(_url(storage, new))
+    database = _database(str(storage)) if "://" in str(storage) else _file(Path(storage), new)
     try:
         yield database
     except BaseException:
@@ -33,20 +36,45 @@ def disconnect(database: RDBStorage) -> None:
     database.engine.dispose()
 
 
-def _url(storage: str | Path, new: bool) -> str:
-    if "://" in str(storage):
-        return str(storage)
-    path = Path(storage).absolute()
+def _file(path: Path, new: bool) -> RDBStorage:
+    from sqlalchemy.engine import URL  # slow to import; a process without a study does without
+
+    path = path.absolute()
     if not path.parent.is_dir():
         raise UserError(f"storage must lie in a folder that exists, got {path}")
     if not new and not path.is_file():
         raise UserError(f"storage must be the file of a study, got {path}, which does not exist")
-    return URL.create("sqlite", database=str(path)).render_as_string()
+    url = URL.create("sqlite", database=str(path)).render_as_string()
+    return _database(url, creator=partial(_open, path, _is_local(path.parent)))
 
 
-def _database(url: str) -> RDBStorage:
+def _open(path: Path, local: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+    if local:
+        # A commit need not wait for the disk, and readers do not lock the driver out. What a
+        # killed process wrote stays; a power cut may cost the last trials, not the file. Not on a
+        # network's file system, where the hosts would not share the log's index.
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
+def _is_local(folder: Path) -> bool:
+    """Whether `folder` lies on a disk of this machine; False where Linux is not asked."""
+    mounts = Path("/proc/self/mounts")
+    lines = mounts.read_text().splitlines() if mounts.exists() else []
+    places = {  # spaces are written as \040
+        line.split()[1].encode().decode("unicode_escape"): line.split()[2] for line in lines
+    }
+    above = [place for place in places if folder.resolve().is_relative_to(place)]
+    return bool(above) and places[max(above, key=len)] in LOCAL_FILE_SYSTEMS
+
+
+def _database(url: str, **options: Any) -> RDBStorage:
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        return RDBStorage(url)
+        return RDBStorage(url, engine_kwargs=options)
     except ImportError:
         problem = "its driver is not installed (PostgreSQL: pip install 'psycopg[binary]')"
     except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: another Optuna's tables

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from stepsearch.errors import UserError
@@ -26,24 +28,39 @@ FINAL_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIS
 FINAL_HTTP_STATUS = {400, 404, 413}
 
 
-def connect(uri: str) -> Any:
-    """An MlflowClient of `uri`, known to answer; creates a sqlite file and its tables once.
-
-    Raises UserError with one line if it does not answer.
-    """
-    for name, value in (QUIET | PATIENCE).items():
-        os.environ.setdefault(name, value)
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turn whatever goes wrong with MLflow inside the block into a one-line UserError."""
     try:
-        from mlflow import MlflowClient
-
-        _hush()
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
+        yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"tracking.uri must answer, got {hide_password(uri)!r}: {reason(error)}"
         ) from None
+
+
+def connect(uri: str) -> Any:
+    """An MlflowClient of `uri`, known to answer; creates a sqlite file and its tables once."""
+    for name, value in (QUIET | PATIENCE).items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    _hush()
+    _ping_database(uri)
+    client = MlflowClient(tracking_uri=uri)
+    client.search_experiments(max_results=1)
     return client
+
+
+def _ping_database(uri: str) -> None:
+    """Ask a database server once; MLflow would ask ten times in two minutes."""
+    if uri.startswith(("sqlite", "http", "databricks")):
+        return
+    from sqlalchemy import create_engine, pool
+
+    create_engine(uri, poolclass=pool.NullPool).connect().close()
 
 
 def _hush() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import yaml
 
 from stepsearch.errors import UserError
 from stepsearch.tracking import tags as names
-from stepsearch.tracking.client import connect, reason
+from stepsearch.tracking.client import answering, connect
 from stepsearch.tracking.config import TrackingConfig
 from stepsearch.tracking.delivery import Delivery
 from stepsearch.tracking.experiment import open_experiment
@@ -41,7 +41,8 @@ class Tracker:
     their tags: a resumed search goes on in the same runs and logs no step of a metric twice.
     """
 
-    def __init__(self, delivery: Delivery, views: Views) -> None:
+    def __init__(self, uri: str, delivery: Delivery, views: Views) -> None:
+        self.uri = uri
         self.views = views
         self.search = Run(views.search_id)
         self._delivery = delivery
@@ -59,22 +60,25 @@ class Tracker:
         family: str,
         metric: str,
         direction: Literal["minimize", "maximize"] = "minimize",
+        params: Sequence[str] = (),
     ) -> Tracker:
         """Connect to MLflow and open the experiment of the family (the search space's kind).
 
         `search_id` is any name that only this search has and that it keeps on resume. `metric`
-        is the quality by which the page orders the trials. Raises UserError with one line if
-        MLflow does not answer.
+        is the quality by which the page orders the trials, `params` are the parameters that get
+        a column there. Raises UserError with one line if MLflow does not answer.
         """
         if not re.fullmatch(r"[\w.-]+", search_id, re.ASCII):
             raise UserError(f"search_id must be letters, digits, '.', '_', '-', got {search_id!r}")
-        client = connect(config.store_uri(storage))
+        uri = config.store_uri(storage)
         name = config.experiment or f"stepsearch/{family}"
-        experiment_id = open_experiment(client, name, config.artifact_root(storage))
-        views = Views(experiment_id, search_id, metric, direction)
-        for key, value in views.experiment_tags().items():
-            client.set_experiment_tag(experiment_id, key, value)
-        return cls(Delivery(client, experiment_id), views)
+        with answering(uri):
+            client = connect(uri)
+            experiment_id = open_experiment(client, name, config.artifact_root(storage))
+            views = Views(experiment_id, search_id, metric, direction, params)
+            for key, value in views.experiment_tags().items():
+                client.set_experiment_tag(experiment_id, key, value)
+        return cls(uri, Delivery(client, experiment_id), views)
 
     def start_search(
         self,
@@ -89,10 +93,8 @@ class Tracker:
         """
         note = {names.NOTE: self.views.note(name)}
         start = self._start(self.search, name, params, {**note, **(tags or {})})
-        try:
+        with answering(self.uri):
             self._delivery.send([start])
-        except Exception as error:
-            raise UserError(f"tracking.uri must answer: {reason(error)}") from None
         self._put_config(self.search, config)
         return self._delivery.run_ids[self.search]
 

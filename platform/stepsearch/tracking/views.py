@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -17,6 +18,7 @@ class Views:
     search_id: str
     metric: str
     direction: str
+    params: Sequence[str] = ()
 
     @property
     def filter(self) -> str:
@@ -65,12 +67,12 @@ How a trial ended is in the tag `outcome`, and in its status:
 
     def _table_state(self) -> dict[str, object]:
         """A shared view of the page; it fills in what the state leaves open."""
-        columns = [f"metrics.`{self.metric}`", f"tags.`{ROLE}`", f"tags.`{OUTCOME}`"]
-        duration = "attributes.`Duration`"
+        params = [f"params.`{name}`" for name in self.params]
+        columns = [*params, f"metrics.`{self.metric}`", f"tags.`{ROLE}`", f"tags.`{OUTCOME}`"]
         return {
             "searchFilter": self.filter,
             **self._order,
-            "selectedColumns": [*columns, duration],
+            "selectedColumns": [*columns, "attributes.`Duration`"],
         }
 
     @property

@@ -61,7 +61,6 @@ class ImageFolderConfig(DatasetConfig):
         return _load(self)
 
 
-
 def _key(name: str) -> str:
     """`name` as a part of a metric's name: lower case, letters, digits and single `_`."""
     return re.sub(r"[\W_]+", "_", name).strip("_").lower()

@@ -116,7 +116,7 @@ def strategy_file(
         "training": training,
         "provenance": provenance,
     }
-    return parse(StrategyFile, content | _density(strategy, training.batch_size), where=NAME)
+    return _checked(content | _density(strategy, training.batch_size), NAME)
 
 
 def _density(strategy: Strategy, batch_size: int) -> dict[str, Any]:
@@ -139,9 +139,15 @@ def load_strategy(path: Path) -> tuple[FloatArray, FloatArray, StrategyFile]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{NAME} must be a readable file, got {str(path)!r}: {reason}") from None
+        raise UserError(f"{path}: must be a readable file: {error.strerror or error}") from None
     except ValueError as error:  # not JSON, or not even text
-        raise UserError(f"{NAME} must be JSON, got {str(path)!r}: {error}") from None
-    file = parse(StrategyFile, content, where=path.name)
+        raise UserError(f"{path}: must be JSON: {error}") from None
+    file = _checked(content, path)
     return np.array(file.p), np.array(file.w), file
+
+
+def _checked(content: Any, where: Path | str) -> StrategyFile:
+    try:
+        return parse(StrategyFile, content)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -88,9 +88,7 @@ def train(
 def load_digits(channels: int, size: int) -> Tensor:
     """scikit-learn's 1797 digits in [-1, 1]."""
     if (channels, size) != (1, 8):
-        raise SystemExit(
-            f"--data is required: this denoiser draws {channels}x{size}x{size} images"
-        )
+        raise SystemExit(f"--data is required: the denoiser draws {channels}x{size}x{size} images")
     from sklearn import datasets
 
     return torch.from_numpy(datasets.load_digits().images).float().div(8).sub(1).unsqueeze(1)
@@ -111,9 +109,7 @@ def load_images(folder: Path, channels: int, size: int) -> Tensor:
 def arguments(steps: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of images; without: sklearn's digits")
-    parser.add_argument(
-        "--steps", type=int, default=steps, help="default: %(default)s, as trained"
-    )
+    parser.add_argument("--steps", type=int, default=steps, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("retrained"), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     return parser.parse_args()

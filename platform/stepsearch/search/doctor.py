@@ -1,0 +1,129 @@
+"""The doctor: looks for what would stop a search on this machine, its cluster and its storage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from packaging.requirements import Requirement
+from rich.filesize import decimal
+
+from stepsearch.errors import UserError
+from stepsearch.search.machine import existing, free_bytes, probe_file
+from stepsearch.search.nodes import Finding, examine_cluster
+from stepsearch.tracking import TrackingConfig
+from stepsearch.tracking.client import answering, connect
+
+__all__ = ["Finding", "examine"]
+
+INSTALL = "pip install -c constraints.txt -e ."
+_CODE = Path(__file__).parents[2]
+_LITTLE_DISK = 10**9
+_IMPORT_TIMEOUT_S = 180
+_SHOWN = ("torch", "ray", "optuna", "mlflow", "diffusers")
+
+
+def examine(address: str, storage: Path) -> list[Finding]:
+    """Examine this environment, the storage and every node of the cluster at `address`.
+
+    Leaves nothing behind: a probe file in the storage is removed again.
+    """
+    findings = [_python(), *_packages(), _denoiser(), _source_root(_CODE), _disk(storage)]
+    folder = existing(storage)
+    with ExitStack() as opened:
+        try:
+            probe = opened.enter_context(probe_file(folder))
+        except OSError as error:
+            problem = f"{folder} cannot be written ({error.strerror}): name another with --storage"
+            return [*findings, Finding(False, "storage", problem), *examine_cluster(address)]
+        findings += [Finding(True, "storage", f"{folder} can be written"), _mlflow(storage)]
+        return findings + examine_cluster(address, probe)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < (3, 11):
+        return Finding(False, "python", f"{version}, must be 3.11 or later: python3.11 -m venv")
+    return Finding(True, "python", version)
+
+
+def _packages() -> Iterator[Finding]:
+    """One line for all packages that are as they must be, and one for each that is not."""
+    try:
+        lines = metadata.requires("stepsearch") or []
+    except metadata.PackageNotFoundError:
+        yield Finding(False, "stepsearch", f"is not installed: {INSTALL}")
+        return
+    needed = [requirement for requirement in map(Requirement, lines) if _applies(requirement)]
+    problems = list(_misfits(needed))
+    if not problems:
+        shown = ", ".join(f"{name} {metadata.version(name)}" for name in _SHOWN)
+        yield Finding(True, "packages", f"{shown} and {len(needed) - len(_SHOWN)} more")
+    yield from problems
+
+
+def _applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def _misfits(needed: list[Requirement]) -> Iterator[Finding]:
+    for requirement in needed:
+        name, rule = requirement.name, requirement.specifier
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding(False, name, f"is not installed: {INSTALL}")
+            continue
+        if not rule.contains(version, prereleases=True):
+            yield Finding(False, name, f"{version}, must be {rule}: {INSTALL}")
+
+
+def _denoiser() -> Finding:
+    """A torchvision that was built for another torch breaks diffusers' networks."""
+    command = [sys.executable, "-c", "from diffusers import UNet2DModel"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return Finding(False, "diffusers", f"UNet2DModel took over {_IMPORT_TIMEOUT_S} s to import")
+    if done.returncode == 0:
+        return Finding(True, "diffusers", "UNet2DModel can be imported")
+    problem = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    torchvision = list(metadata.distributions(name="torchvision"))
+    cure = "pip uninstall torchvision" if torchvision else INSTALL
+    return Finding(False, "diffusers", f"UNet2DModel cannot be imported ({problem}): {cure}")
+
+
+def _source_root(root: Path) -> Finding:
+    """A checkout's platform/ would shadow Python's own module if it held Python files."""
+    strangers = sorted(root.glob("*.py")) if root.name == "platform" else []
+    if strangers:
+        return Finding(False, "platform", f"shadows the standard library's: rm {strangers[0]}")
+    return Finding(True, "platform", "the standard library's module is not shadowed")
+
+
+def _disk(storage: Path) -> Finding:
+    free = free_bytes(storage)
+    says = f"{decimal(free)} are free at {storage}"
+    if free < _LITTLE_DISK:
+        return Finding(False, "disk", f"only {says}: make room, or name another with --storage")
+    return Finding(True, "disk", says)
+
+
+def _mlflow(storage: Path) -> Finding:
+    """Open the storage's own store; before there is one, a new one elsewhere."""
+    is_there = (storage / "mlflow.db").exists()
+    with TemporaryDirectory() as scratch:
+        uri = TrackingConfig().store_uri(storage if is_there else Path(scratch))
+        try:
+            with answering(uri):
+                connect(uri)
+        except UserError as error:
+            return Finding(False, "mlflow", str(error))
+    if is_there:
+        return Finding(True, "mlflow", f"the store in {storage} opens")
+    return Finding(True, "mlflow", f"a new store opens; the first search makes one in {storage}")

@@ -1,0 +1,99 @@
+"""Bundles of small denoisers, and a Python that has diffusers but not stepsearch."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from stepsearch.diffusion.denoisers import UNetConfig
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.training import TrainingConfig
+from stepsearch.sampling.bundle import Bundle, Provenance
+from stepsearch.sampling.sampler import SamplerConfig
+from stepsearch.strategies import SpeedConfig, StrategyConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Bundle]:
+    """make_bundle(noise={"schedule": "cosine"}, ...): a bundle of a denoiser with new weights."""
+
+    def make(
+        *,
+        noise: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+        sampler: dict[str, Any] | None = None,
+        config: StrategyConfig | None = None,
+        **changes: Any,
+    ) -> Bundle:
+        process = NoiseConfig.model_validate(noise or {}).build()
+        trained = TrainingConfig.model_validate(training or {})
+        config = config or SpeedConfig(tau=process.T // 2, k=4, lam=0.7)
+        parts = {
+            "process": process,
+            "sampler": SamplerConfig.model_validate(sampler or {}),
+            "training": trained,
+            "config": config,
+            "strategy": config.build(process.alpha_bar, trained.prediction_type),
+            "denoiser": UNetConfig(channels=(8, 16)).build((1, 8, 8), seed=0),
+            "recipe": "name: digits-speed\n",
+            "leaderboard": pd.DataFrame({"rank": [1, 2], "trial": [7, 0], "value": [1.5, None]}),
+            "provenance": Provenance(
+                search="digits-speed",
+                trial=7,
+                seed=3,
+                images_seen=64_000,
+                objective="fd_digits",
+                metrics={"precision": 0.91, "fd_digits": 12.25},
+                baseline={"precision": 0.9, "fd_digits": 15.5},
+                speed_up="1.42x (3 seeds)",
+                git_commit="0123abc",
+                versions={"torch": torch.__version__},
+            ),
+        }
+        return Bundle(**parts | changes)
+
+    return make
+
+
+PlainPython = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def plain_python(tmp_path_factory: pytest.TempPathFactory) -> PlainPython:
+    """plain_python(*arguments, cwd=folder) runs a Python without stepsearch.
+
+    A new virtual environment sees this one's packages through a .pth file. The .pth files among
+    those packages, by which an editable stepsearch is found, are not read a second time.
+    """
+    home = tmp_path_factory.mktemp("venv")
+    venv.create(home, symlinks=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site_packages = home / "lib" / version / "site-packages"
+    packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (site_packages / "packages.pth").write_text("\n".join(sorted(packages)))
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [home / "bin" / "python", "-I", *arguments],
+            cwd=cwd,
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run

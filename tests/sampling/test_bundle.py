@@ -1,0 +1,271 @@
+"""What a bundle holds, and that it is written whole or not at all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from stepsearch.errors import UserError
+from stepsearch.figures import sample_grid
+from stepsearch.sampling.bundle import load_strategy, write_bundle
+from stepsearch.sampling.sampler import generate
+from stepsearch.strategies import SpeedConfig, UniformConfig, strategy
+
+
+@pytest.fixture(scope="module")
+def bundle(make_bundle):
+    return make_bundle()
+
+
+@pytest.fixture(scope="module")
+def folder(bundle, tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("exports") / "winner", bundle)
+
+
+@pytest.fixture
+def content(folder):
+    """strategy.json as plain data, to be damaged."""
+    return json.loads((folder / "strategy.json").read_text())
+
+
+def test_a_bundle_holds_what_its_users_need_and_nothing_else(folder):
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "README.md",
+        "leaderboard.csv",
+        "leaderboard.parquet",
+        "pipeline/model_index.json",
+        "pipeline/scheduler/scheduler_config.json",
+        "pipeline/unet/config.json",
+        "pipeline/unet/diffusion_pytorch_model.safetensors",
+        "samples.png",
+        "search.yaml",
+        "strategy.json",
+        "strategy.png",
+        "train_with_strategy.py",
+    }
+    assert [path.name for path in folder.parent.iterdir()] == ["winner"]
+
+
+def test_all_files_have_the_same_permissions(folder):
+    assert len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1
+
+
+def test_p_and_w_come_back_digit_for_digit(folder, bundle):
+    p, w, _ = load_strategy(folder / "strategy.json")
+    assert p.dtype == w.dtype == np.float64
+    np.testing.assert_array_equal(p, bundle.strategy.p)
+    np.testing.assert_array_equal(w, bundle.strategy.w)
+
+
+def test_strategy_json_needs_no_reader_of_ours(content, bundle):
+    assert content["family"] == "speed"
+    assert content["parameters"]["tau"] == 500
+    assert content["prediction_type"] == "epsilon"
+    assert content["p"] == bundle.strategy.p.tolist()
+    assert content["w"] == bundle.strategy.w.tolist()
+    assert content["schedule"]["name"] == "linear"
+    assert content["schedule"]["alpha_bar"] == bundle.process.alpha_bar.tolist()
+    assert content["schedule"]["diffusers"] == bundle.process.scheduler_config()
+    assert content["training"] == bundle.training.model_dump()
+    assert content["provenance"] == bundle.provenance.model_dump()
+
+
+def test_the_parameters_build_the_same_strategy_again(folder, bundle):
+    p, w, file = load_strategy(folder / "strategy.json")
+    again = strategy(file.family, **file.parameters)
+    rebuilt = again.build(np.array(file.schedule.alpha_bar), file.prediction_type)
+    np.testing.assert_array_equal(rebuilt.p, p)
+    np.testing.assert_array_equal(rebuilt.w, w)
+
+
+def test_a_mirrored_strategy_is_exported_as_the_density_of_a_whole_batch(make_bundle, tmp_path):
+    """Methods 1, mirror: the marginal depends on the batch size."""
+    mirrored = SpeedConfig(tau=700, mirror=True)
+    bundle = make_bundle(config=mirrored, training={"batch_size": 32})
+    p, _, file = load_strategy(write_bundle(tmp_path / "b", bundle) / "strategy.json")
+    np.testing.assert_array_equal(p, bundle.strategy.marginal(32))
+    assert not np.allclose(p, bundle.strategy.p)
+    assert "batch of 32" in file.note
+    assert file.note in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_the_recipe_is_kept_as_it_is(folder, bundle):
+    assert (folder / "search.yaml").read_text() == bundle.recipe
+
+
+def test_the_samples_are_what_the_pinned_sampler_draws(folder, bundle):
+    images = generate(
+        bundle.denoiser,
+        bundle.process,
+        bundle.sampler,
+        64,
+        shape=(1, 8, 8),
+        prediction_type="epsilon",
+        seed=0,
+    )
+    with Image.open(folder / "samples.png") as picture:
+        np.testing.assert_array_equal(picture, sample_grid(images.numpy()))
+
+
+def test_csv_and_parquet_hold_the_same_leaderboard(make_bundle, tmp_path):
+    table = pd.DataFrame(
+        {
+            "trial": [7, 0, 3],
+            "reason": ["", "nan in loss", ""],
+            "value": [1 / 3, np.nan, 2.5],
+            "within_guards": [True, False, True],
+            "speed_up": [None, None, None],
+            "param.choice": [1, "auto", None],
+        }
+    )
+    folder = write_bundle(tmp_path / "b", make_bundle(leaderboard=table))
+    csv = pd.read_csv(folder / "leaderboard.csv")
+    parquet = pd.read_parquet(folder / "leaderboard.parquet")
+    pd.testing.assert_frame_equal(csv, parquet, check_dtype=False, check_exact=True)
+    assert csv["value"].tolist()[::2] == [1 / 3, 2.5]
+    assert csv["param.choice"].tolist()[:2] == ["1", "auto"]
+    assert csv["reason"].isna().tolist() == [True, False, True]
+
+
+def test_the_readme_says_how_the_strategy_did(folder):
+    text = (folder / "README.md").read_text()
+    assert "# digits-speed, trial 7: timesteps by `speed`" in text
+    assert "| tau | 500 |" in text
+    assert "1.42x (3 seeds)" in text
+    assert "| fd_digits | 12.25 | 15.5 |\n| precision | 0.91 | 0.9 |" in text
+    assert "DDIM in 10 steps (x0 clipped, eta 0)" in text
+    assert "0123abc" in text
+
+
+def test_the_readme_does_without_what_is_unknown(make_bundle, tmp_path):
+    bare = make_bundle().provenance.model_copy(
+        update={"speed_up": None, "baseline": {}, "git_commit": None, "direction": "maximize"}
+    )
+    write_bundle(tmp_path / "b", make_bundle(config=UniformConfig(), provenance=bare))
+    text = (tmp_path / "b" / "README.md").read_text()
+    assert "None" not in text
+    assert "a high `fd_digits`" in text
+    assert "| metric | this trial |\n" in text
+
+
+def test_missing_parent_folders_are_made(make_bundle, tmp_path):
+    assert write_bundle(tmp_path / "a" / "b" / "c", make_bundle()).is_dir()
+
+
+def test_an_existing_folder_is_left_alone(bundle, tmp_path):
+    target = tmp_path / "b"
+    target.mkdir()
+    (target / "mine").write_text("precious")
+    with pytest.raises(UserError, match=r"^folder must not exist yet, got '.*/b'$"):
+        write_bundle(target, bundle)
+    assert [path.name for path in tmp_path.rglob("*")] == ["b", "mine"]
+
+
+@pytest.mark.parametrize("place", ["file/b", "file/deep/b", "/proc/stepsearch/b"])
+def test_a_folder_that_cannot_be_written_is_refused_on_one_line(place, bundle, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^folder must be writable, got '.*/b': [^\n]+$"):
+        write_bundle(tmp_path / place, bundle)
+
+
+def test_a_strategy_of_another_process_is_refused(make_bundle, tmp_path):
+    other = make_bundle(noise={"timesteps": 100}).strategy
+    message = r"^strategy.json: p must have T = 1000 numbers, got 100$"
+    with pytest.raises(UserError, match=message):
+        write_bundle(tmp_path / "b", make_bundle(strategy=other))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sampler_of_another_process_is_refused(make_bundle, tmp_path):
+    message = r"^sampler.num_steps must divide T = 1000, got 7$"
+    with pytest.raises(UserError, match=message):
+        write_bundle(tmp_path / "b", make_bundle(sampler={"num_steps": 7}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_after_half_of_the_files_leaves_nothing_behind(make_bundle, tmp_path):
+    twice = pd.DataFrame([[1, 2]], columns=["trial", "trial"])  # fine as CSV, not as Parquet
+    with pytest.raises(ValueError, match="Duplicate column names"):
+        write_bundle(tmp_path / "b", make_bundle(leaderboard=twice))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("version", 2, "version must be one of 1, got 2"),
+        ("family", 3, "family must be a string, got 3"),
+        ("parameters", [], "parameters must be a mapping, got []"),
+        ("note", 1, "note must be a string, got 1"),
+        ("prediction_type", "noise", "prediction_type must be one of"),
+        ("p", "x", "p must be a list, got 'x'"),
+        ("p", [0.5, 0.5], "p must have T = 1000 numbers, got 2"),
+        ("p", [-0.1] * 1000, "p[0] must be at least 0, got -0.1"),
+        ("p", [0.002] * 1000, "p must sum to 1, got 2.0"),
+        ("p", [float("nan")] * 1000, "p[0] must be a finite number, got nan"),
+        ("w", [1.0] * 999, "w must have T = 1000 numbers, got 999"),
+        ("w", [-1.0] * 1000, "w[0] must be at least 0, got -1.0"),
+        ("schedule", "linear", "schedule must be a mapping, got 'linear'"),
+        ("schedule.name", None, "schedule.name must be a string, got None"),
+        ("schedule.timesteps", 999, "p must have T = 999 numbers, got 1000"),
+        ("schedule.alpha_bar", [0.5], "schedule.alpha_bar must have T = 1000 numbers, got 1"),
+        ("schedule.alpha_bar", [1.0], "schedule.alpha_bar[0] must be less than 1, got 1.0"),
+        ("schedule.diffusers", 1, "schedule.diffusers must be a mapping, got 1"),
+        (
+            "training.batch_size",
+            0,
+            "training.batch_size must be at least 1, got 0",
+        ),
+        ("provenance.search", 1, "provenance.search must be a string, got 1"),
+        ("provenance.trial", "a", "provenance.trial must be an integer, got 'a'"),
+        ("provenance.seed", "a", "provenance.seed must be an integer, got 'a'"),
+        ("provenance.images_seen", 0.5, "provenance.images_seen must be an integer, got 0.5"),
+        ("provenance.objective", None, "provenance.objective must be a string, got None"),
+        ("provenance.direction", "up", "provenance.direction must be one of"),
+        ("provenance.metrics", {"fd": "x"}, "provenance.metrics.fd must be a number, got 'x'"),
+        ("provenance.baseline", {"fd": "x"}, "provenance.baseline.fd must be a number, got 'x'"),
+        ("provenance.speed_up", 2, "provenance.speed_up must be a string, got 2"),
+        ("provenance.git_commit", 2, "provenance.git_commit must be a string, got 2"),
+        ("provenance.versions", {"torch": 2}, "provenance.versions.torch must be a string, got 2"),
+        ("colour", "red", "colour is not a known key"),
+    ],
+)
+def test_a_damaged_strategy_is_refused_on_one_line(key, value, message, content, tmp_path):
+    *owners, last = key.split(".")
+    inner = content
+    for owner in owners:
+        inner = inner[owner]
+    inner[last] = value
+    assert _refusal(tmp_path, json.dumps(content)).startswith(message)
+
+
+@pytest.mark.parametrize("key", ["p", "w", "schedule", "training", "provenance"])
+def test_a_strategy_without_one_of_its_parts_is_refused(key, content, tmp_path):
+    del content[key]
+    assert _refusal(tmp_path, json.dumps(content)) == f"{key} is required"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"p": [1, 2', "p = 1", b"\xff\xfe\x00"])
+def test_a_file_that_is_not_json_is_refused(text, tmp_path):
+    assert _refusal(tmp_path, text).startswith("must be JSON: ")
+
+
+@pytest.mark.parametrize("name", ["nowhere.json", "."])
+def test_a_file_that_is_not_there_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match=r"^/[^\n]+: must be a readable file: [^\n]+$"):
+        load_strategy(tmp_path / name)
+
+
+def _refusal(folder: Path, text: str | bytes) -> str:
+    """The one line that a strategy.json with this text is refused with, without its path."""
+    path = folder / "strategy.json"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(UserError) as refused:
+        load_strategy(path)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")

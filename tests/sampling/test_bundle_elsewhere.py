@@ -1,0 +1,207 @@
+"""A bundle where stepsearch is not installed: plain PyTorch, diffusers and pandas."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import chisquare
+
+from stepsearch.diffusion.datasets import DigitsConfig
+from stepsearch.diffusion.denoisers import UNetConfig
+from stepsearch.diffusion.seeds import generator
+from stepsearch.diffusion.training import Training
+from stepsearch.sampling.bundle import write_bundle
+from stepsearch.sampling.sampler import generate
+
+pytestmark = pytest.mark.slow
+
+GUIDE = Path(__file__).parents[2] / "docs" / "export.md"
+IMAGES = 6
+
+# a sampler, its noise process and its target; each is drawn by the pipeline of the sampler's kind
+CASES = {
+    "ddim": {},
+    "ddim, v, no clipping": {
+        "noise": {"schedule": "cosine"},
+        "training": {"prediction_type": "v_prediction"},
+        "sampler": {"num_steps": 20, "clip_sample": False, "eta": 0.5},
+    },
+    "ddim, x0, T = 200": {
+        "noise": {"schedule": "quad", "timesteps": 200},
+        "training": {"prediction_type": "sample"},
+        "sampler": {"num_steps": 8},
+    },
+    "ddpm": {"sampler": {"kind": "ddpm", "num_steps": 25}},
+    "ddpm, v": {
+        "noise": {"schedule": "scaled_linear"},
+        "training": {"prediction_type": "v_prediction"},
+        "sampler": {"kind": "ddpm", "num_steps": 10, "clip_sample": False},
+    },
+}
+
+PROBE = """
+import importlib.util, json, sys
+from pathlib import Path
+import numpy as np, pandas as pd, torch
+from diffusers import DDIMPipeline, DDPMPipeline, DDIMScheduler, DDPMScheduler
+
+torch.set_num_threads(1)
+cases, seeds = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+arrays = {}
+for name, case in cases.items():
+    pipeline = {"ddim": DDIMPipeline, "ddpm": DDPMPipeline}[case["kind"]].from_pretrained(
+        Path(case["folder"]) / "pipeline", local_files_only=True
+    )
+    expected = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[case["kind"]]
+    assert type(pipeline.scheduler) is expected, type(pipeline.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    options = {"eta": case["eta"]} if case["kind"] == "ddim" else {}
+    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipeline(
+        len(seeds), noise, num_inference_steps=case["num_steps"], output_type="np", **options
+    ).images
+    arrays[f"images/{name}"] = images
+    arrays[f"alpha_bar/{name}"] = pipeline.scheduler.alphas_cumprod.numpy()
+
+bundle = Path(cases["ddim"]["folder"])
+spec = importlib.util.spec_from_file_location("script", bundle / "train_with_strategy.py")
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+strategy = json.loads((bundle / "strategy.json").read_text())
+p = torch.tensor(strategy["p"], dtype=torch.float64)
+draws = torch.cat([script.draw_timesteps(p, 64) for _ in range(1000)])
+arrays["draws"] = np.bincount(draws.numpy(), minlength=len(p))
+
+csv = pd.read_csv(bundle / "leaderboard.csv")
+pd.testing.assert_frame_equal(csv, pd.read_parquet(bundle / "leaderboard.parquet"))
+arrays["trials"] = csv["trial"].to_numpy()
+np.savez("seen.npz", **arrays)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundles(make_bundle):
+    return {name: make_bundle(**parts) for name, parts in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def seen(bundles, plain_python, tmp_path_factory):
+    """What the probe saw of all bundles, in one process: loading diffusers takes long."""
+    home = tmp_path_factory.mktemp("elsewhere")
+    cases = {}
+    for index, (name, bundle) in enumerate(bundles.items()):
+        folder = write_bundle(home / str(index), bundle)
+        cases[name] = {"folder": str(folder), **bundle.sampler.model_dump()}
+    seeds = [generator("image", 5, i).initial_seed() for i in range(IMAGES)]
+    ran = plain_python("-c", PROBE, json.dumps(cases), json.dumps(seeds), cwd=home)
+    assert ran.returncode == 0, ran.stderr
+    return np.load(home / "seen.npz")
+
+
+@pytest.fixture(scope="module")
+def exported(make_bundle, tmp_path_factory):
+    """The bundle of a denoiser after some training."""
+    bundle = make_bundle()
+    training = Training(
+        bundle.training,
+        bundle.denoiser,
+        bundle.process,
+        bundle.strategy,
+        DigitsConfig().load().train,
+        budget=64 * 20,
+        seed=0,
+    )
+    training.run(training.budget)
+    folder = tmp_path_factory.mktemp("exports") / "winner"
+    return write_bundle(folder, make_bundle(denoiser=training.ema))
+
+
+def test_stepsearch_is_not_there(plain_python, tmp_path):
+    ran = plain_python("-c", "import stepsearch", cwd=tmp_path)
+    assert "ModuleNotFoundError: No module named 'stepsearch'" in ran.stderr
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_diffusers_pipelines_draw_our_samplers_images(case, bundles, seen):
+    bundle = bundles[case]
+    ours = generate(
+        bundle.denoiser,
+        bundle.process,
+        bundle.sampler,
+        IMAGES,
+        shape=(1, 8, 8),
+        prediction_type=bundle.training.prediction_type,
+        seed=5,
+    )
+    theirs = seen[f"images/{case}"].transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(theirs, ours.numpy() / 2 + 0.5, rtol=0, atol=1e-6)
+    assert theirs.std() > 0.1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_pipelines_noise_schedule_is_that_of_the_strategy(case, bundles, seen):
+    np.testing.assert_allclose(
+        seen[f"alpha_bar/{case}"], bundles[case].process.alpha_bar, rtol=1e-3, atol=1e-6
+    )
+
+
+def test_the_scripts_timesteps_follow_p(bundles, seen):
+    """1000 batches of 64, counted in bins of 20 timesteps; a uniform density does not fit them."""
+    counts = seen["draws"].reshape(-1, 20).sum(1)
+    p = bundles["ddim"].strategy.p.reshape(-1, 20).sum(1)
+    assert counts.sum() == 64_000
+    assert chisquare(counts, p * counts.sum()).pvalue > 1e-3
+    assert chisquare(counts).pvalue < 1e-9
+
+
+def test_pandas_reads_the_same_leaderboard_from_both_files(bundles, seen):
+    assert seen["trials"].tolist() == bundles["ddim"].leaderboard["trial"].tolist()
+
+
+def test_the_script_trains_as_it_is(exported, plain_python, tmp_path):
+    """The loss falls, and what comes out is a pipeline."""
+    script = exported / "train_with_strategy.py"
+    out = tmp_path / "retrained"
+    ran = plain_python(script, "--steps", "30", "--out", out, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", ran.stdout)]
+    assert len(losses) == 10
+    assert losses[-1] < 0.7 * losses[0]
+    assert (out / "model_index.json").read_text() == (
+        exported / "pipeline" / "model_index.json"
+    ).read_text()
+
+
+def test_the_script_refuses_digits_for_a_denoiser_of_other_images(
+    make_bundle, plain_python, tmp_path
+):
+    colour = UNetConfig(channels=(8, 16)).build((3, 16, 16), seed=0)
+    folder = write_bundle(tmp_path / "b", make_bundle(denoiser=colour))
+    ran = plain_python(folder / "train_with_strategy.py", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.endswith("--data is required: the denoiser draws 3x16x16 images\n")
+
+
+def test_the_script_trains_on_a_folder_of_images(make_bundle, plain_python, tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for index, mode in enumerate(("L", "RGB", "RGBA")):
+        Image.new(mode, (20 + index, 30), "white").save(tmp_path / f"images/a/{index}.png")
+    folder = write_bundle(tmp_path / "b", make_bundle(training={"batch_size": 4}))
+    script = folder / "train_with_strategy.py"
+    ran = plain_python(script, "--data", tmp_path / "images", "--steps", "2", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "retrained" / "unet" / "config.json").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", GUIDE])
+def test_the_python_on_the_pages_runs_as_it_stands(page, exported, plain_python):
+    text = (exported / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    # fewer steps, or the test would take minutes
+    code = "\n".join(blocks).replace("num_inference_steps=1000", "num_inference_steps=5")
+    assert len(blocks) >= 3
+    ran = plain_python("-c", code, cwd=exported)
+    assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,100 @@
+"""A search file's fields: what each refuses, and what follows from the budget."""
+
+import pytest
+
+from stepsearch.cluster import LanesConfig
+from stepsearch.config import Config, parse
+from stepsearch.errors import UserError
+from stepsearch.search.config import (
+    BudgetConfig,
+    FinalistsConfig,
+    SearchConfig,
+    TrialSchedulerConfig,
+)
+
+NAMES = "a string that matches ^[A-Za-z0-9][A-Za-z0-9._-]*$"
+LINES = [
+    (SearchConfig, {"name": "a/b"}, f"name must be {NAMES}, got 'a/b'"),
+    (SearchConfig, {"name": ".hidden"}, f"name must be {NAMES}, got '.hidden'"),
+    (SearchConfig, {"name": 7}, "name must be a string, got 7"),
+    (SearchConfig, {"name": "x" * 101},
+     f"name must be a string of 100 or fewer characters, got '{'x' * 101}'"),
+    (SearchConfig, {"storage": None}, "storage must be a path, got None"),
+    (SearchConfig, {"cluster": ""}, "cluster must be a string of 1 or more characters, got ''"),
+    (SearchConfig, {"seed": -1}, "seed must be at least 0, got -1"),
+    (SearchConfig, {"seed": 2**31}, "seed must be less than 2147483648, got 2147483648"),
+    (SearchConfig, {"seed": 1.5}, "seed must be an integer, got 1.5"),
+    (SearchConfig, {"objectives": "fd"}, "objectives must be a list, got 'fd'"),
+    (SearchConfig, {"objectives": ["fd"]}, "objectives[0] must be a mapping, got 'fd'"),
+    (SearchConfig, {"objectives": [{"name": "fd", "direction": "up"}]},
+     "objectives[0].direction must be one of 'minimize' or 'maximize', got 'up'"),
+    (SearchConfig, {"guards": 3}, "guards must be a mapping, got 3"),
+    (SearchConfig, {"guards": {"recall": "x"}}, "guards.recall must be a number, got 'x'"),
+    (SearchConfig, {"budget": 3}, "budget must be a mapping, got 3"),
+    (SearchConfig, {"lanes": 2}, "lanes must be a mapping, got 2"),
+    (SearchConfig, {"optuna_sampler": "tpe"}, "optuna_sampler must be a mapping, got 'tpe'"),
+    (SearchConfig, {"optuna_sampler": {"kind": "best"}},
+     "optuna_sampler.kind must be one of 'tpe', 'gp', 'cmaes', 'nsga2', 'nsga3', 'qmc', "
+     "'random', 'grid', got 'best'"),
+    (SearchConfig, {"trial_scheduler": "asha"}, "trial_scheduler must be a mapping, got 'asha'"),
+    (SearchConfig, {"finalists": 1}, "finalists must be a mapping, got 1"),
+    (SearchConfig, {"retries": -1}, "retries must be at least 0, got -1"),
+    (SearchConfig, {"tracking": "http://a"}, "tracking must be a mapping, got 'http://a'"),
+    (BudgetConfig, {"trials": 0}, "trials must be at least 1, got 0"),
+    (BudgetConfig, {"trials": 2.5}, "trials must be an integer, got 2.5"),
+    (BudgetConfig, {"images": 0}, "images must be at least 1, got 0"),
+    (BudgetConfig, {"reports": 0}, "reports must be at least 1, got 0"),
+    (BudgetConfig, {"first_report": 0}, "first_report must be greater than 0, got 0"),
+    (BudgetConfig, {"first_report": 1.1}, "first_report must be at most 1, got 1.1"),
+    (LanesConfig, {"count": 0}, "count must be at least 1, got 0"),
+    (LanesConfig, {"workers": 0}, "workers must be at least 1, got 0"),
+    (LanesConfig, {"cpus": 0}, "cpus must be greater than 0, got 0"),
+    (LanesConfig, {"gpus": -1}, "gpus must be at least 0, got -1"),
+    (TrialSchedulerConfig, {"kind": "hyperband"},
+     "kind must be one of 'asha', 'median' or 'fifo', got 'hyperband'"),
+    (TrialSchedulerConfig, {"reduction": 1}, "reduction must be greater than 1, got 1"),
+    (TrialSchedulerConfig, {"min_trials": 0}, "min_trials must be at least 1, got 0"),
+    (FinalistsConfig, {"count": -1}, "count must be at least 0, got -1"),
+    (FinalistsConfig, {"seeds": 0}, "seeds must be at least 1, got 0"),
+]  # fmt: skip
+REQUIRED = {"name": "a", "space": {}, "trainer": {}}
+
+
+@pytest.mark.parametrize(("model", "data", "line"), LINES)
+def test_every_field_refuses_with_one_line(model: type[Config], data, line):
+    required = REQUIRED if model is SearchConfig else {}
+    with pytest.raises(UserError) as caught:
+        parse(model, required | data)
+    assert str(caught.value) == line
+
+
+def test_no_field_is_forgotten_above():
+    plain = {"space", "trainer"}  # of any type here; each has a configuration of its own
+    for model in {model for model, _, _ in LINES}:
+        tested = {key for owner, data, _ in LINES if owner is model for key in data}
+        assert tested | plain >= model.model_fields.keys(), model
+
+
+@pytest.mark.parametrize("field", ["name", "space", "trainer"])
+def test_what_has_no_default_is_required(field):
+    with pytest.raises(UserError, match=rf"^{field} is required$"):
+        parse(SearchConfig, {key: value for key, value in REQUIRED.items() if key != field})
+
+
+@pytest.mark.parametrize(
+    ("budget", "milestones"),
+    [
+        ({}, (12_000, 24_000, 36_000, 48_000)),
+        ({"reports": 1}, (48_000,)),
+        ({"reports": 3, "first_report": 0.5, "images": 100}, (50, 75, 100)),
+        ({"reports": 3, "first_report": 1, "images": 100}, (100,)),
+        ({"reports": 8, "images": 3}, (1, 2, 3)),
+    ],
+)
+def test_milestones_rise_from_the_first_report_to_the_whole_budget(budget, milestones):
+    assert BudgetConfig(**budget).milestones() == milestones
+
+
+@pytest.mark.parametrize(("count", "seeds", "repeats"), [(0, 3, 0), (1, 3, 4), (2, 2, 3), (2, 1, 0)])
+def test_repeats_are_those_of_the_finalists_and_of_the_baseline(count, seeds, repeats):
+    assert FinalistsConfig(count=count, seeds=seeds).repeats == repeats

@@ -1,0 +1,255 @@
+"""The dispatcher's protocol, without Ray: it is plain asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepsearch.search.dispatcher import Dispatcher
+from stepsearch.search.trial import Trial
+
+GROUP = (0, "first")  # lane 0, the first incarnation of its worker group
+
+
+def trial(number: int) -> Trial:
+    return Trial(number, None, 0, (10, 20), Path(), Path())
+
+
+def play(scene: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scene, 10))
+
+
+async def waits(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Start something that must not be answered yet."""
+    task = asyncio.create_task(coroutine)
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    return task
+
+
+async def on_a_lane(dispatcher: Dispatcher, number: int = 0) -> None:
+    await dispatcher.offer(trial(number))
+    assert await dispatcher.submit(number) == 0
+    assert (await dispatcher.next_trial(*GROUP, index=number)) == trial(number)
+
+
+def test_a_report_waits_until_tune_has_decided_to_go_on() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1)
+        await on_a_lane(dispatcher)
+        report = await waits(dispatcher.report(0, {"fd": 3.0}, 10))
+        result = await dispatcher.result(0, position=0)
+        assert result["fd"] == 3.0
+        assert result["metrics"] == {"fd": 3.0}
+        assert not result["done"]
+        after = await waits(dispatcher.result(0, position=1))
+        assert await report is True
+        after.cancel()
+
+    play(scene())
+
+
+def test_a_stopped_trial_leaves_at_its_report_and_the_next_one_starts() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1)
+        await on_a_lane(dispatcher)
+        report = await waits(dispatcher.report(0, {"fd": 3.0}, 10))
+        await dispatcher.result(0, position=0)
+        await dispatcher.stop(0)
+        assert await report is False
+        await dispatcher.leave(*GROUP, 0, None, None)
+        await on_a_lane(dispatcher, 1)
+
+    play(scene())
+
+
+def test_the_last_report_ends_the_trial_as_finished() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1)
+        await on_a_lane(dispatcher)
+        assert await dispatcher.report(0, {"fd": 1.0}, 20) is False
+        result = await dispatcher.result(0, position=0)
+        assert (result["done"], result["outcome"]) == (True, "finished")
+
+    play(scene())
+
+
+def test_a_metric_that_is_not_finite_ends_the_trial_as_diverged() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1)
+        await on_a_lane(dispatcher)
+        assert await dispatcher.report(0, {"fd": float("nan")}, 10) is False
+        result = await dispatcher.result(0, position=0)
+        assert result == {"done": True, "outcome": "diverged", "reason": "fd is nan"}
+
+    play(scene())
+
+
+def test_all_workers_of_a_lane_hear_the_same_verdict_however_late_they_ask() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1)
+        await on_a_lane(dispatcher)
+        assert await dispatcher.tick(0, 5) is True
+        await dispatcher.stop(0)
+        assert await dispatcher.tick(0, 5) is True
+        assert await dispatcher.tick(0, 6) is False
+
+    play(scene())
+
+
+def test_rank_one_waits_for_the_metrics_of_rank_zero() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1)
+        await on_a_lane(dispatcher)
+        rank_one = await waits(dispatcher.report(0, None, 10))
+        rank_zero = await waits(dispatcher.report(0, {"fd": 3.0}, 10))
+        await waits(dispatcher.result(0, position=1))
+        assert await asyncio.gather(rank_zero, rank_one) == [True, True]
+
+    play(scene())
+
+
+def test_workers_of_one_incarnation_get_the_same_trial() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1)
+        for number in (0, 1):
+            await dispatcher.offer(trial(number))
+            await dispatcher.submit(number)
+        first, again = [await dispatcher.next_trial(*GROUP, index=0) for _ in range(2)]
+        assert first == again == trial(0)
+
+    play(scene())
+
+
+def test_a_lost_worker_group_gets_its_trial_back_until_the_retries_are_spent() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1)
+        await on_a_lane(dispatcher)
+        assert await dispatcher.next_trial(0, "second", 0) == trial(0)
+        waiting = await waits(dispatcher.next_trial(0, "third", 0))
+        result = await dispatcher.result(0, position=0)
+        assert result["outcome"] == "error"
+        assert result["reason"] == "its Ray Train worker died"
+        waiting.cancel()
+
+    play(scene())
+
+
+def test_a_trial_that_failed_goes_to_whichever_lane_is_free() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=2)
+        await on_a_lane(dispatcher)
+        await dispatcher.leave(*GROUP, 0, "error", "OSError: disk full")
+        assert await dispatcher.next_trial(1, "other", 0) == trial(0)
+        assert await dispatcher.error(0) == "OSError: disk full"
+
+    play(scene())
+
+
+def test_only_the_first_worker_of_a_group_says_why_it_left() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1)
+        await on_a_lane(dispatcher)
+        await dispatcher.leave(*GROUP, 0, "error", "first")
+        await dispatcher.leave(*GROUP, 0, "error", "second")
+        assert await dispatcher.error(0) == "first"
+        assert await dispatcher.next_trial(0, "second", 0) == trial(0)
+
+    play(scene())
+
+
+def test_a_resumed_trial_that_reports_a_milestone_again_is_heard_once() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1)
+        await on_a_lane(dispatcher)
+        await waits(dispatcher.report(0, {"fd": 3.0}, 10))
+        await dispatcher.next_trial(0, "second", 0)
+        again = await waits(dispatcher.report(0, {"fd": 3.0}, 10))
+        assert (await dispatcher.result(0, position=0))["fd"] == 3.0
+        nothing_new = await waits(dispatcher.result(0, position=1))
+        assert await again is True
+        nothing_new.cancel()
+
+    play(scene())
+
+
+def test_the_successor_of_a_lost_tune_actor_hears_the_open_result_again() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1)
+        await on_a_lane(dispatcher)
+        await waits(dispatcher.report(0, {"fd": 3.0}, 10))
+        first = await dispatcher.result(0, position=0)
+        position = await dispatcher.submit(0)  # the successor introduces itself
+        assert position == 0
+        assert await dispatcher.result(0, position) == first
+
+    play(scene())
+
+
+def test_pause_interrupts_waiting_and_running_trials() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1)
+        await on_a_lane(dispatcher)
+        await dispatcher.offer(trial(1))
+        await dispatcher.submit(1)
+        await dispatcher.pause()
+        assert (await dispatcher.result(1, 0))["outcome"] == "interrupted"
+        assert await dispatcher.tick(0, 5) is False
+        await dispatcher.leave(*GROUP, 0, None, None)
+        assert (await dispatcher.result(0, 0))["outcome"] == "interrupted"
+
+    play(scene())
+
+
+def test_close_sends_lanes_home() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1)
+        asking = await waits(dispatcher.next_trial(*GROUP, index=0))
+        await dispatcher.close()
+        assert await asking is None
+
+    play(scene())
+
+
+def test_without_any_lane_left_every_trial_fails_with_the_reason() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=2)
+        await dispatcher.offer(trial(0))
+        await dispatcher.submit(0)
+        await dispatcher.lose("no GPU")
+        pending = await waits(dispatcher.result(0, 0))
+        await dispatcher.lose("no GPU")
+        assert (await pending)["reason"] == "no GPU"
+        await dispatcher.offer(trial(1))
+        await dispatcher.submit(1)
+        assert (await dispatcher.result(1, 0))["outcome"] == "error"
+
+    play(scene())
+
+
+def test_progress_tells_how_far_the_trials_on_the_lanes_are() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1)
+        await on_a_lane(dispatcher)
+        await dispatcher.tick(0, 7)
+        assert await dispatcher.progress() == {0: 7}
+
+    play(scene())
+
+
+def test_a_trial_that_returns_early_without_being_told_is_an_error() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1)
+        await on_a_lane(dispatcher)
+        await dispatcher.leave(*GROUP, 0, None, None)
+        result = await dispatcher.result(0, 0)
+        assert result["reason"] == "it returned before its budget was spent"
+
+    play(scene())
+
+
+pytestmark = pytest.mark.timeout(60)

@@ -1,0 +1,137 @@
+"""The plan of a search: what it prints, what it foresees, and that it writes nothing."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+from rich.console import Console
+
+from stepsearch.cluster import LaneShape
+from stepsearch.errors import UserError
+from stepsearch.search.config import BudgetConfig, SearchConfig, TrialSchedulerConfig
+from stepsearch.search.plan import decisions, estimate, show_plan
+from stepsearch.search.schedulers import trial_scheduler
+from stepsearch.search.trial import Cost
+from stepsearch.study import Objective
+
+Small = Callable[..., SearchConfig]
+COST = Cost(batch_size=32, step_s=0.5, evaluation_s=2.0, prepare_s=10.0, checkpoint_bytes=1000)
+
+
+def printed(config: SearchConfig, width: int = 80) -> str:
+    page = io.StringIO()
+    show_plan(config, Console(file=page, width=width, highlight=False))
+    return page.getvalue()
+
+
+def test_the_plan_shows_the_trials_in_their_order_and_what_they_need(
+    small: Small, tmp_path: Path
+) -> None:
+    config = small(budget={"trials": 6}, finalists={"count": 1, "seeds": 3}, lanes={"count": 1})
+    page = printed(config)
+    order = ["uniform ", "SpeeD (paper) ", "4 proposals", "by random", "4 repeats", "rungs"]
+    positions = [page.index(what) for what in order]
+    assert positions == sorted(positions)
+    assert "fd_digits, minimized" in page
+    assert "160  asha lets the better 1/2 go on" in page
+    assert "640  the end" in page
+    assert "1 x 1 worker" in page
+    assert "20 steps, 4 evaluations" in page
+    assert page.count("density p") == page.count("weight w") == 2
+    assert "sampler: {kind: ddim, num_steps: 2, clip_sample: true" in page
+    assert max(map(len, page.splitlines())) <= 80
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fixed_points_beyond_the_budget_are_not_promised(small: Small) -> None:
+    page = printed(small(budget={"trials": 1}), width=120)
+    assert "trial 0: uniform" in page
+    assert "SpeeD (paper)" not in page
+    assert "proposal" not in page
+    assert max(map(len, page.splitlines())) <= 120
+
+
+def test_a_name_that_exists_is_mentioned_and_nothing_in_it_is_touched(small: Small) -> None:
+    config = small()
+    config.folder.mkdir(parents=True)
+    assert "`resume small` goes on with it" in printed(config)
+    assert list(config.folder.iterdir()) == []
+
+
+def test_the_plan_refuses_what_a_run_would_refuse(small: Small) -> None:
+    with pytest.raises(UserError, match="lanes must fit into the cluster: 999 x 1 workers"):
+        printed(small(lanes={"count": 999}))
+    with pytest.raises(UserError, match="num_steps must divide T = 1000, got 3"):
+        printed(small({"sampler": {"num_steps": 3}}))
+
+
+def test_a_probe_that_diverges_is_a_users_error(small: Small) -> None:
+    with pytest.raises(UserError, match="trainer must not diverge in its first steps"):
+        printed(small({"training": {"lr": 1e38, "warmup_steps": 0, "grad_clip": 1e38}}))
+
+
+def test_estimate_counts_steps_evaluations_trials_and_lanes(small: Small) -> None:
+    config = small(budget={"trials": 5, "images": 650}, finalists={"count": 1, "seeds": 2})
+    whole = estimate(config, LaneShape(count=2, workers=1, cpus=1, gpus=0), COST)
+    trial = 21 * 0.5 + 4 * 2.0  # the last step goes over 650 images
+    assert whole.trial_s == trial
+    assert whole.work_s == 10 + (5 + 2) * trial
+    assert whole.wall_s == 10 + (3 + 1) * trial  # 5 trials on 2 lanes, then the 2 repeats
+    assert whole.disk_bytes == 7000
+
+
+def test_two_workers_share_the_work_of_a_trial(small: Small) -> None:
+    alone = estimate(small(), LaneShape(1, 1, cpus=1, gpus=0), COST)
+    both = estimate(small(), LaneShape(1, 2, cpus=1, gpus=0), COST)
+    assert both.work_s == alone.work_s
+    assert both.wall_s - 10 == (alone.wall_s - 10) / 2
+
+
+@pytest.mark.parametrize(
+    ("budget", "scheduler"),
+    [
+        ({}, {}),
+        ({"reports": 6, "first_report": 0.1}, {"reduction": 3}),
+        ({"reports": 7, "first_report": 0.05}, {"reduction": 1.3}),
+        ({"reports": 12, "first_report": 0.02}, {"reduction": 1.1}),
+        ({"reports": 1}, {}),
+        ({}, {"kind": "fifo"}),
+    ],
+)
+def test_decisions_are_those_of_rays_own_schedulers(
+    budget: dict[str, Any], scheduler: dict[str, Any]
+) -> None:
+    config, rule = BudgetConfig(**budget), TrialSchedulerConfig(**scheduler)
+    milestones = config.milestones()
+    stopped = [_stops_at(i, config, rule) for i in range(len(milestones) - 1)]
+    assert decisions(config, rule) == [*stopped, False]
+
+
+def test_the_median_rule_may_stop_a_trial_at_every_report_but_the_last() -> None:
+    median = TrialSchedulerConfig(kind="median")
+    assert decisions(BudgetConfig(reports=3), median) == [True, True, False]
+
+
+def _stops_at(milestone: int, budget: BudgetConfig, rule: TrialSchedulerConfig) -> bool:
+    """Whether a trial that is the best until then and the worst there is stopped there."""
+    scheduler = trial_scheduler(rule, budget, Objective("fd"))
+    verdict = ""
+    other, falling = [1.0] * budget.reports, [0.5] * milestone + [100.0]
+    for name, values in [("other", other), ("falling", falling)]:
+        trial: Any = SimpleNamespace(trial_id=name, config={"protected": False})
+        scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
+        for images_seen, value in zip(budget.milestones(), values, strict=False):
+            result = {"images_seen": images_seen, "fd": value}
+            verdict = scheduler.on_trial_result(None, trial, result)  # type: ignore[arg-type]
+    return verdict == TrialScheduler.STOP
+
+
+def test_the_plan_knows_nothing_of_torch() -> None:
+    code = "import sys, stepsearch.search.plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,370 @@
+"""The commands as a user types them: pages of help, pictures, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+import run_search
+from stepsearch.search.config import SearchConfig
+from stepsearch.search.folder import SearchFolder
+from stepsearch.study import Objective, RandomConfig, Study
+
+SMALL = {
+    "name": "small",
+    "space": {"kind": "speed"},
+    "trainer": {
+        "kind": "denoising",
+        "denoiser": {"kind": "unet", "channels": [8, 16]},
+        "training": {"batch_size": 32},
+        "sampler": {"num_steps": 2},
+        "judge": {"samples": 64, "classifier": {"budget": 1000}},
+    },
+    "budget": {"trials": 2, "images": 320},
+    "lanes": {"count": 1},
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Ending]
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    """cli("run", "small.yaml"): the command in an empty folder that holds small.yaml."""
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    (tmp_path / "searches").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def type_(*words: str) -> Ending:
+        monkeypatch.setattr(sys, "argv", ["run_search.py", *words])
+        with pytest.raises(SystemExit) as ended:
+            run_search.main()
+        said = capsys.readouterr()
+        return Ending(int(ended.value.code or 0), said.out, said.err)
+
+    return type_
+
+
+def recorded_search(storage: Path, name: str = "old") -> None:
+    """What a search without any ended trial leaves in its folder."""
+    data = SMALL | {"name": name, "storage": str(storage), "objectives": [{"name": "fd_digits"}]}
+    folder = SearchFolder.create(storage / name, SearchConfig.model_validate(data))
+    study = Study.create(folder.study, name, [Objective("fd_digits")], RandomConfig(), seed=0)
+    study.close()
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Every file and folder below, with its size; sqlite's own scratch files aside."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in folder.rglob("*")
+        if not path.name.endswith(("-wal", "-shm"))
+    }
+
+
+def assert_refused(ending: Ending, line: str) -> None:
+    assert ending.code == 2
+    assert ending.out == ""
+    assert ending.err == f"error: {line}\n"
+
+
+IN_THE_FILE = [
+    ("buget.trials=3", "buget is not a known key; did you mean 'budget'? (known keys: budget, "
+     "cluster, finalists, guards, lanes, name, objectives, optuna_sampler, retries, seed, space, "
+     "storage, tracking, trainer, trial_scheduler)"),
+    ("budget.trails=3", "budget.trails is not a known key; did you mean 'trials'? (known keys: "
+     "first_report, images, reports, trials)"),
+    ("trainer.training.batchsize=1", "trainer.training.batchsize is not a known key; did you mean "
+     "'batch_size'? (known keys: batch_size, ema_decay, grad_clip, lr, lr_scheduler, "
+     "prediction_type, warmup_steps, weight_decay)"),
+    ("budget.trials=many", "budget.trials must be an integer, got 'many'"),
+    ("budget.trials=0", "budget.trials must be at least 1, got 0"),
+    ("space=sped", "space.kind must be one of 'speed', 'p2', 'min_snr', got 'sped'"),
+    ("space=", "space must be a mapping, got None"),
+    ("space.k=[0.5, 5]", "space.k must be a range inside 1..1000, got (0.5, 5)"),
+    ("space.k=[5, 1]", "space.k must be a range low < high, got (5, 1)"),
+    ("space.k=[2, 2]", "space.k must be a range low < high, got (2, 2)"),
+    ("space.k=[2, 5]",
+     "space.k must be a range that holds 1, the uniform baseline, got (2, 5)"),
+    ("space.lam=[0.4, 0.8]", "space.lam must be a range inside 0.5..1, got (0.4, 0.8)"),
+    ("space.lam=[0.5, 1.2]", "space.lam must be a range inside 0.5..1, got (0.5, 1.2)"),
+    ("space.tau=[0.4, 1.2]", "space.tau must be a range inside 0..1, got (0.4, 1.2)"),
+    ("space={kind: min_snr, gamma_low: 20000}",
+     "min_snr.gamma_low must be below 10000 (the highest SNR), got 20000"),
+    ("trainer=denoise", "trainer.kind must be one of 'denoising', got 'denoise'"),
+    ("trainer.strategy={kind: speed, tau: 1200}", "speed.tau must be in 1..1000 (T), got 1200"),
+    ("trainer.strategy={kind: speed, k: 0.5}", "trainer.strategy.k must be at least 1, got 0.5"),
+    ("trainer.strategy={kind: speed, lam: 0.3}",
+     "trainer.strategy.lam must be at least 0.5, got 0.3"),
+    ("trainer.strategy={kind: speed, lam: 1.1}",
+     "trainer.strategy.lam must be at most 1, got 1.1"),
+    ("trainer.dataset={kind: images, path: /no/where, size: 8}",
+     "dataset.path must be an existing folder, got '/no/where'"),
+    ("trainer.dataset={kind: images, path: searches, size: 8}", "dataset.path holds no images "
+     "(.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp): {cwd}/searches"),
+    ("trainer.denoiser.channels=[8, 12]",
+     "trainer.denoiser.channels must be multiples of groups (8), got (8, 12)"),
+    ("trainer.sampler.num_steps=3", "sampler.num_steps must divide T = 1000, got 3"),
+    ("trainer.noise.schedule=linaer", "trainer.noise.schedule must be one of 'linear', 'quad', "
+     "'cosine', 'scaled_linear' or 'const', got 'linaer'"),
+    ("lanes.workers=3", "training.batch_size must be a multiple of the 3 workers, got 32"),
+    ("lanes.count=none", "lanes.count must be an integer, got 'none'"),
+    ("name=a b", "name must be a string that matches ^[A-Za-z0-9][A-Za-z0-9._-]*$, got 'a b'"),
+    ("tracking.uri=./mlruns", "tracking.uri must start with one of sqlite, http, https, "
+     "postgresql, mysql, mssql, databricks and ://, got './mlruns'"),
+    ("storage=small.yaml",
+     "storage must be a folder that can be written, got '{cwd}/small.yaml': Not a directory"),
+    ("storage=/proc/searches", "storage must be a folder that can be written, got "
+     "'/proc/searches': No such file or directory"),
+    ("budget", "--set must be KEY=VALUE, got 'budget'"),
+    ("=3", "--set must be KEY=VALUE, got '=3'"),
+    ("budget..trials=3", "--set must be KEY=VALUE, got 'budget..trials=3'"),
+    ("space.k=[1, 5", "--set space.k must be YAML, got '[1, 5'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "line"), IN_THE_FILE, ids=[case[0] for case in IN_THE_FILE])
+def test_a_wrong_search_is_refused_with_one_line_and_leaves_nothing(
+    cli: Cli, tmp_path: Path, change: str, line: str
+) -> None:
+    before = tree(tmp_path)
+    assert_refused(cli("run", "small.yaml", "--set", change), line.replace("{cwd}", str(tmp_path)))
+    assert tree(tmp_path) == before
+
+
+WORDS = [
+    (["run", "gone.yaml"],
+     "FILE must be a file that can be read, got 'gone.yaml': No such file or directory"),
+    (["plan", "searches"],
+     "FILE must be a file that can be read, got 'searches': Is a directory"),
+    (["run", "list.yaml"], "FILE must hold a mapping, got list in 'list.yaml'"),
+    (["run", "empty.yaml"], "FILE must hold a mapping, got NoneType in 'empty.yaml'"),
+    (["run", "tab.yaml"], "FILE must be YAML, got 'tab.yaml': while scanning for the next token "
+     "found character '\\t' that cannot start any token in \"<unicode string>\", line 1, column 9: "
+     "budget: x ^"),
+    (["run", "binary.yaml"], "FILE must be YAML, got 'binary.yaml': 'utf-8' codec can't decode "
+     "byte 0xff in position 0: invalid start byte"),
+    (["plan", "small.yaml", "--set", "space.k=[5, 1]"],
+     "space.k must be a range low < high, got (5, 1)"),
+    *[([verb, "new"], "search must be one of those in {cwd}/searches (old), got 'new'")
+      for verb in ("resume", "status", "ui", "export")],
+    (["status", "new", "--storage", "elsewhere"],
+     "search must be one of those in {cwd}/elsewhere (none yet), got 'new'"),
+    (["export", "old"], "export must have a finished trial: old has none yet"),
+    (["export", "old", "--trial", "3"], "export must have a finished trial: old has none yet"),
+    (["run", "small.yaml", "--set", "name=old"],
+     "name must be new, got 'old', which exists in {cwd}/searches: "
+     "`resume old` goes on with it"),
+    (["show", "sped"],
+     "strategy.kind must be one of 'uniform', 'speed', 'p2', 'min_snr', got 'sped'"),
+    (["show", "speed", "--set", "tua=3"], "strategy.tua is not a known key; did you mean 'tau'? "
+     "(known keys: abar, convergence_weight, k, kind, lam, mirror, r, stratify, tau)"),
+    (["show", "speed", "--set", "tau=1200"], "speed.tau must be in 1..1000 (T), got 1200"),
+    (["show", "speed", "--set", "tau=60", "--set", "timesteps=50"],
+     "speed.tau must be in 1..50 (T), got 60"),
+    (["show", "speed", "--set", "tau=3", "--set", "r=7"],
+     "strategy: speed must have one of tau, r, abar, got tau and r"),
+    (["show", "speed", "--noise", "pink"], "noise.schedule must be one of 'linear', 'quad', "
+     "'cosine', 'scaled_linear' or 'const', got 'pink'"),
+    (["show", "speed", "--set", "timesteps=9"], "noise.timesteps must be at least 50, got 9"),
+    (["show", "p2", "--set", "prediction_type=x0"], "prediction_type must be one of 'epsilon', "
+     "'v_prediction' or 'sample', got 'x0'"),
+    (["show", "p2", "--set", "batch_size=0"], "batch_size must be greater than 0, got 0"),
+    (["show", "p2", "--json", "no/where.json"], "--json must be a file that can be written, got "
+     "'no/where.json': No such file or directory"),
+    (["show", "p2", "--json", "searches"],
+     "--json must be a file that can be written, got 'searches': Is a directory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "line"), WORDS, ids=[" ".join(case[0]) for case in WORDS])
+def test_a_wrong_command_is_refused_with_one_line_and_leaves_nothing(
+    cli: Cli, tmp_path: Path, words: list[str], line: str
+) -> None:
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "empty.yaml").touch()
+    (tmp_path / "tab.yaml").write_text("budget: \tx")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
+    recorded_search(tmp_path / "searches")
+    before = tree(tmp_path)
+    assert_refused(cli(*words), line.replace("{cwd}", str(tmp_path)))
+    assert tree(tmp_path) == before
+
+
+def test_unreadable_images_are_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / "images" / name).write_text("no image")
+    before = tree(tmp_path)
+    dataset = "trainer.dataset={kind: images, path: images, size: 8}"
+    ending = cli("run", "small.yaml", "--set", dataset)
+    assert_refused(ending, "dataset.path holds 2 unreadable images: a.png, b.jpg")
+    assert tree(tmp_path) == before
+
+
+def test_a_space_that_does_not_fit_the_trainer_is_refused(cli: Cli, tmp_path: Path) -> None:
+    """`mirror` needs timesteps without meaning, which 100 of the cosine schedule do not have."""
+    before = tree(tmp_path)
+    noise = "trainer.noise={schedule: cosine, timesteps: 100}"
+    ending = cli("run", "small.yaml", "--set", "space.mirror=true", "--set", noise)
+    assert_refused(
+        ending,
+        "speed.mirror must be false on this noise process (T = 100): "
+        "sqrt(1 - alpha_bar) never changes by less than 0.0001 a step",
+    )
+    assert tree(tmp_path) == before
+
+
+def test_an_mlflow_server_that_does_not_answer_is_refused(cli: Cli, tmp_path: Path) -> None:
+    with socket.socket() as closed:  # bound, so that nobody else listens there
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        before = tree(tmp_path)
+        ending = cli("run", "small.yaml", "--set", f"tracking.uri={uri}")
+    assert_refused(ending, f"tracking.uri must answer, got '{uri}': Connection refused")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("lanes", "line"),
+    [
+        ("{count: 3}", "lanes must fit into the cluster: 3 x 1 workers need 3 CPUs and 0 GPUs, "
+         "it has 2 CPUs and 0 GPUs"),
+        ("{workers: 4}", "lanes must fit into the cluster: 1 x 4 workers need 4 CPUs and 0 GPUs, "
+         "it has 2 CPUs and 0 GPUs"),
+        ("{gpus: 1}", "lanes must fit into the cluster: 1 x 1 workers need 1 CPUs and 1 GPUs, "
+         "it has 2 CPUs and 0 GPUs"),
+        ("{workers: 2, gpus: 0.5}", "lanes.gpus may be a fraction below 1 only with "
+         "lanes.workers 1, got gpus 0.5 with workers 2"),
+    ],
+    ids=["lanes", "workers", "gpus", "a fraction"],
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_lanes_that_the_cluster_cannot_hold_are_refused_with_the_numbers(
+    ray_cluster: None, cli: Cli, tmp_path: Path, verb: str, lanes: str, line: str
+) -> None:
+    before = tree(tmp_path)
+    assert_refused(cli(verb, "small.yaml", "--set", f"lanes={lanes}"), line)
+    assert tree(tmp_path) == before
+
+
+def test_plan_prints_its_page_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    ending = cli("plan", "small.yaml")
+    assert (ending.code, ending.err) == (0, "")
+    for section in ("configuration", "trials", "fixed points", "rungs", "resources", "estimate"):
+        assert f"\n{section}" in f"\n{ending.out}"
+    assert tree(tmp_path) == before
+
+
+def test_status_shows_one_search_or_all_of_them(cli: Cli, tmp_path: Path) -> None:
+    assert "no searches in searches" in cli("status").out
+    for name in ("one", "two"):
+        recorded_search(tmp_path / "searches", name)
+    both, one = cli("status"), cli("status", "one")
+    assert (both.code, one.code) == (0, 0)
+    assert "search one" in both.out
+    assert "search two" in both.out
+    assert "search two" not in one.out
+
+
+def test_show_draws_p_and_w_within_the_terminal(cli: Cli) -> None:
+    ending = cli("show", "speed", "--set", "tau=600", "--set", "k=3")
+    assert (ending.code, ending.err) == (0, "")
+    assert "density p" in ending.out
+    assert "weight w" in ending.out
+    assert max(map(len, ending.out.splitlines())) <= 80
+
+
+def test_show_writes_p_and_w_of_every_timestep(cli: Cli, tmp_path: Path) -> None:
+    words = ["--set", "tau=600", "--set", "k=3", "--set", "lam=0.5", "--json", "speed.json"]
+    assert cli("show", "speed", "--set", "timesteps=1200", *words) == Ending(0, "", "")
+    tables = json.loads((tmp_path / "speed.json").read_text())
+    assert tables.keys() == {"p", "w"}
+    assert tables["w"] == [0.5] * 1200
+    assert tables["p"] == pytest.approx([3 / 2400] * 600 + [1 / 2400] * 600)
+    assert [path.name for path in tmp_path.iterdir() if "json" in path.name] == ["speed.json"]
+
+
+def test_show_tells_what_a_mirrored_batch_of_this_size_draws(cli: Cli, tmp_path: Path) -> None:
+    mirrored = ["show", "speed", "--set", "mirror=true", "--json"]
+    cli(*mirrored, "64.json")
+    cli(*mirrored, "2.json", "--set", "batch_size=2")
+    cli("show", "speed", "--json", "plain.json")
+    p = {name: json.loads((tmp_path / f"{name}.json").read_text())["p"] for name in ("64", "2")}
+    plain = json.loads((tmp_path / "plain.json").read_text())["p"]
+    assert p["2"] == pytest.approx(plain)
+    assert p["64"] != pytest.approx(plain)
+    assert sum(p["64"]) == pytest.approx(1)
+
+
+VERBS = ["run", "resume", "plan", "status", "export", "ui", "doctor", "show"]
+
+
+@pytest.mark.parametrize("words", [[], *[[verb] for verb in VERBS]], ids=["", *VERBS])
+def test_every_page_of_help_fits_a_terminal_and_names_no_absolute_path(
+    cli: Cli, words: list[str]
+) -> None:
+    ending = cli(*words, "--help")
+    assert (ending.code, ending.err) == (0, "")
+    assert max(map(len, ending.out.splitlines())) <= 80
+    assert str(Path(run_search.__file__).parent) not in ending.out
+    assert words or all(f"\n  {verb} " in ending.out for verb in VERBS)
+
+
+def test_an_unknown_command_is_a_usage_error(cli: Cli) -> None:
+    ending = cli("lauch")
+    assert (ending.code, ending.out) == (2, "")
+    assert "No such command 'lauch'" in ending.err
+
+
+LOADED = """
+import sys
+import run_search
+sys.argv[0] = "run_search.py"
+try:
+    run_search.main()
+except SystemExit as end:
+    heavy = {"torch", "ray", "optuna", "mlflow"} & sys.modules.keys()
+    print(sorted(heavy), end.code, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "loaded"), [(["--help"], []), (["run", "--help"], []), (["status"], ["optuna"])]
+)
+def test_a_quick_command_loads_nothing_slow(
+    tmp_path: Path, words: list[str], loaded: list[str]
+) -> None:
+    recorded_search(tmp_path / "searches")
+    here = [str(Path(run_search.__file__).parent / part) for part in (".", "platform")]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(here)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == f"{loaded} 0\n"

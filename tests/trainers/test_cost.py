@@ -1,0 +1,55 @@
+"""What a trainer's probe measures: the real things, in small."""
+
+from dataclasses import astuple
+from pathlib import Path
+
+import pytest
+
+from trainers import trainer
+
+SMALL = {
+    "denoiser": {"channels": [8, 16]},
+    "training": {"batch_size": 32},
+    "sampler": {"num_steps": 2},
+    "judge": {"samples": 64, "classifier": {"budget": 1000}},
+}
+
+
+def test_the_probe_measures_every_part_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    config = trainer(**SMALL)
+    cost = config.probe(gpu=False)
+    assert cost.batch_size == 32
+    assert all(value > 0 for value in astuple(cost))
+    assert list(tmp_path.iterdir()) == []
+    training, checkpoint = config.training_for(seed=0, budget=32), tmp_path / "checkpoint.pt"
+    training.run(32)
+    training.save(checkpoint)
+    assert cost.checkpoint_bytes == pytest.approx(checkpoint.stat().st_size, rel=0.01)
+
+
+def test_the_judge_is_timed_on_a_data_set_whose_classes_come_one_after_the_other(
+    tmp_path: Path,
+) -> None:
+    from PIL import Image
+
+    for label in ("dark", "light"):
+        (tmp_path / label).mkdir()
+        for i in range(600):
+            shade = i % 100 + 150 * (label == "light")
+            Image.new("L", (8, 8), shade).save(tmp_path / label / f"{i}.png")
+    dataset = {"kind": "images", "path": tmp_path, "size": 8, "channels": 1}
+    config = trainer(**SMALL, dataset=dataset)
+    assert config.probe(gpu=False).evaluation_s > 0
+
+
+def test_the_chart_of_a_mirrored_strategy_shows_what_this_batch_size_draws() -> None:
+    mirrored = {"kind": "speed", "mirror": True}
+    small = trainer(strategy=mirrored, training={"batch_size": 2}).chart(60)
+    large = trainer(strategy=mirrored, training={"batch_size": 64}).chart(60)
+    assert small == trainer(strategy={"kind": "speed"}).chart(60)
+    assert small != large
+    assert max(map(len, large.splitlines())) <= 60

@@ -1,0 +1,122 @@
+"""What a trial costs on this machine: a few real steps, images and scores, timed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from stepsearch.diffusion.datasets import Dataset
+from stepsearch.diffusion.training import Training
+from stepsearch.evaluation.classifier import train_classifier
+from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels
+from stepsearch.sampling.sampler import SamplerConfig, generate
+from stepsearch.search.trial import Cost
+
+_LONG_ENOUGH_S = 0.4
+_JUDGED = 1000
+"""Training images and samples that the judge is timed on, at most."""
+
+Clock = Callable[[], float]
+
+
+def measure(training: Training, sampler: SamplerConfig, judge: JudgeConfig, data: Dataset) -> Cost:
+    """Time a training, its sampler and its judge, on one thread or on the training's GPU.
+
+    Seconds of this process on a CPU, whatever else it does, and of the clock on a GPU. Writes to a
+    temporary folder only; the training has moved on by some steps.
+    """
+    torch.set_num_threads(1)
+    size = training.config.batch_size
+    clock = time.process_time if training.workers.device.type == "cpu" else time.perf_counter
+
+    def draw(images: int) -> None:
+        generate(
+            training.ema,
+            training.process,
+            sampler,
+            images,
+            shape=data.shape,
+            prediction_type=training.config.prediction_type,
+            seed=0,
+            workers=training.workers,
+        )
+
+    training.run(size)  # the first step allocates
+    with TemporaryDirectory() as scratch:
+        return Cost(
+            batch_size=size,
+            step_s=_seconds_a_unit(
+                lambda steps: training.run(training.images_seen + steps * size), clock
+            ),
+            evaluation_s=judge.samples * _seconds_a_unit(draw, clock, most=judge.samples)
+            + _scoring(judge, data, Path(scratch), clock),
+            prepare_s=_learning(judge, data, clock),
+            checkpoint_bytes=_checkpoint(training, Path(scratch)),
+        )
+
+
+def _seconds_a_unit(work: Callable[[int], object], clock: Clock, most: int = 2**20) -> float:
+    """Work on 1, 2, 4 ... units until that takes long enough to be timed."""
+    units = 1
+    while True:
+        begun = clock()
+        work(units)
+        seconds = clock() - begun
+        if seconds >= _LONG_ENOUGH_S or units == most:
+            return seconds / units
+        units = min(2 * units, most)
+
+
+def _scoring(judge: JudgeConfig, data: Dataset, scratch: Path, clock: Clock) -> float:
+    """Seconds to score `judge.samples` images, from a part of them against a part of the data.
+
+    The classifier has had one step of training, which makes no difference to the time.
+    """
+    train, labels = _part(data)
+    hasty = judge.classifier.model_copy(update={"budget": 1})
+    judged = Judge.prepare(
+        judge.model_copy(update={"classifier": hasty}),
+        data.name,
+        train,
+        data.held_out,
+        labels,
+        data.held_out_labels,
+        data.fingerprint,
+        scratch,
+    )
+    images = train[: judge.samples]
+    begun = clock()
+    judged.score(images)
+    share = len(images) / judge.samples * len(train) / len(data.train)
+    return (clock() - begun) / share
+
+
+def _learning(judge: JudgeConfig, data: Dataset, clock: Clock) -> float:
+    """Seconds to train the judge's classifier, from some of its steps."""
+    train, labels = _part(data)
+    config = judge.classifier
+
+    def learn(steps: int) -> None:
+        hasty = config.model_copy(update={"budget": steps * config.batch_size})
+        train_classifier(hasty, train, labels)
+
+    steps = max(1, config.budget // config.batch_size)
+    return steps * _seconds_a_unit(learn, clock, most=steps)
+
+
+def _part(data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training images and labels, evenly thinned out where there are many."""
+    labels, _ = check_labels(data.name, data.train_labels, data.held_out_labels)
+    stride = math.ceil(len(data.train) / _JUDGED)
+    return data.train[::stride], labels[::stride]
+
+
+def _checkpoint(training: Training, scratch: Path) -> int:
+    """Bytes of a checkpoint."""
+    training.save(scratch / "checkpoint.pt")
+    return (scratch / "checkpoint.pt").stat().st_size
