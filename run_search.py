@@ -74,9 +74,9 @@ def run(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006 (typer rea
 
     Ctrl-C stops it and keeps everything; `resume` goes on.
     """
-    from stepsearch.search.driver import search
+    from stepsearch.search.driver import launch
 
-    _follow(search, load(file, set_))
+    _follow(launch, load(file, set_))
 
 
 @app.command()
@@ -115,9 +115,7 @@ def status(
         console.print(f"no searches in {storage}; `python run_search.py` runs the default one")
 
 
-@app.command(
-    epilog=_examples("export my-search", "export my-search --trial 3 --out my-bundle")
-)
+@app.command(epilog=_examples("export my-search", "export my-search --trial 3 --out my-bundle"))
 def export(
     name: Name,
     trial: Annotated[
@@ -237,7 +235,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", soft_wrap=True, markup=False)
+        Console(stderr=True, highlight=False).print(
+            f"error: {error}", soft_wrap=True, markup=False
+        )
         sys.exit(USER_ERROR)
 
 
@@ -342,12 +342,12 @@ def _recorded(name: str, storage: Path) -> dict[str, Any]:
     return folder.read_config() | {"storage": storage}  # it may have been moved
 
 
-def _follow(launch: Any, config: SearchConfig) -> None:
+def _follow(begin: Any, config: SearchConfig) -> None:
     """Run a search under the live view and print how it ended."""
     from stepsearch.search.closing import report
     from stepsearch.search.view import live_view
 
-    result: SearchResult = launch(config, live_view(console))
+    result: SearchResult = begin(config, live_view(console))
     console.print(report(result))
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -161,8 +161,8 @@ WORDS = [
     (["run", "list.yaml"], "FILE must hold a mapping, got list in 'list.yaml'"),
     (["run", "empty.yaml"], "FILE must hold a mapping, got NoneType in 'empty.yaml'"),
     (["run", "tab.yaml"], "FILE must be YAML, got 'tab.yaml': while scanning for the next token "
-     "found character '\\t' that cannot start any token in \"<unicode string>\", line 1, column 9: "
-     "budget: x ^"),
+     "found character '\\t' that cannot start any token in \"<unicode string>\", line 1, "
+     "column 9: budget: x ^"),
     (["run", "binary.yaml"], "FILE must be YAML, got 'binary.yaml': 'utf-8' codec can't decode "
      "byte 0xff in position 0: invalid start byte"),
     (["plan", "small.yaml", "--set", "space.k=[5, 1]"],

@@ -1,4 +1,4 @@
-"""The one line that a wrong configuration gets, and how configurations are laid over each other."""
+"""The one line that a wrong configuration gets, and how one is laid over another."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +45,7 @@ class House(Config):
     heated: bool = False
     roof: Literal["flat", "steep"] = "flat"
     path: Path | None = None
-    rent: dict[str, float] = {}
+    rent: dict[str, float] | None = None
     year: int | None = Field(None, ge=1000, le=3000)
 
 
@@ -72,7 +72,8 @@ class House(Config):
         ({"pet": {"kind": "cat", "fur": 0}}, "pet.fur must be greater than 0, got 0"),
         ({"pet": {"kind": "cat", "fur": 1.5}}, "pet.fur must be at most 1, got 1.5"),
         ({"pet": {"kind": "cat", "fur": "x"}}, "pet.fur must be a number, got 'x'"),
-        ({"pet": {"kind": "cat", "fur": float("nan")}}, "pet.fur must be a finite number, got nan"),
+        ({"pet": {"kind": "cat", "fur": float("inf")}},
+         "pet.fur must be a finite number, got inf"),
         ({"pet": {"kind": "cat", "fur": 0.25}}, "pet.fur must not be a quarter, got 0.25"),
         ({"pet": {"kind": "cat", "lives": 1, "fur": 0.6}},
          "pet.fur must be at most 0.5 in the last life, got 0.6"),

@@ -85,7 +85,7 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
 def _locate(
     model: type[BaseModel], loc: tuple[int | str, ...]
 ) -> tuple[str, list[type[BaseModel]]]:
-    """The path as it stands in the file (pydantic's has the unions' tags), and the models there."""
+    """The path as it stands in a file (pydantic's has unions' tags too), and the models there."""
     path, models = "", [model]
     for part in loc:
         fields = [m.model_fields[part].annotation for m in models if part in m.model_fields]

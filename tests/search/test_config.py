@@ -95,6 +95,8 @@ def test_milestones_rise_from_the_first_report_to_the_whole_budget(budget, miles
     assert BudgetConfig(**budget).milestones() == milestones
 
 
-@pytest.mark.parametrize(("count", "seeds", "repeats"), [(0, 3, 0), (1, 3, 4), (2, 2, 3), (2, 1, 0)])
+@pytest.mark.parametrize(
+    ("count", "seeds", "repeats"), [(0, 3, 0), (1, 3, 4), (2, 2, 3), (2, 1, 0)]
+)
 def test_repeats_are_those_of_the_finalists_and_of_the_baseline(count, seeds, repeats):
     assert FinalistsConfig(count=count, seeds=seeds).repeats == repeats

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.driver import search
+from stepsearch.search.driver import launch
 from stepsearch.search.history import History
 from stepsearch.search.result import SearchResult
 
@@ -67,10 +67,10 @@ def test_a_trial_survives_the_death_of_its_processes(small: Small, victim: str) 
 
     thread = threading.Thread(target=assassin)
     thread.start()
-    result = search(config)
+    result = launch(config)
     thread.join()
     check_nothing_is_lost(result, config.budget.milestones())
-    undisturbed = search(
+    undisturbed = launch(
         small(name="undisturbed", budget=LONG, trial_scheduler={"kind": "fifo"}, retries=2)
     )
     for record, other in zip(result.records, undisturbed.records, strict=True):
@@ -78,7 +78,7 @@ def test_a_trial_survives_the_death_of_its_processes(small: Small, victim: str) 
 
 
 @pytest.fixture
-def launch(small: Small, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def drive(small: Small, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts run_search.py on a small search in a process of its own."""
     started: list[subprocess.Popen[str]] = []
 
@@ -105,17 +105,17 @@ def ray_processes_of(pid: int) -> list[psutil.Process]:
 
 
 def test_a_killed_driver_is_resumed_without_losing_a_trial(
-    small: Small, launch: Callable[..., subprocess.Popen[str]]
+    small: Small, drive: Callable[..., subprocess.Popen[str]]
 ) -> None:
     config = small(
         budget=LONG | {"trials": 4}, trial_scheduler={"kind": "fifo"}, cluster="local"
     )
-    driver = launch(config, "run", "FILE")
+    driver = drive(config, "run", "FILE")
     wait_for_reports(config, 8)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     before = len((config.folder / "history.jsonl").read_text().splitlines())
-    again = launch(config, "resume", config.name, "--storage", str(config.storage))
+    again = drive(config, "resume", config.name, "--storage", str(config.storage))
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
     assert before >= 8
@@ -123,10 +123,10 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial(
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
-    small: Small, launch: Callable[..., subprocess.Popen[str]]
+    small: Small, drive: Callable[..., subprocess.Popen[str]]
 ) -> None:
     config = small(budget=LONG, trial_scheduler={"kind": "fifo"})
-    driver = launch(config, "run", "FILE")
+    driver = drive(config, "run", "FILE")
     wait_for_reports(config, 3)
     children = ray_processes_of(driver.pid)
     driver.send_signal(signal.SIGINT)
@@ -141,7 +141,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     assert all((result.folder.trial(n) / "checkpoint.pt").exists() for n in (0, 1))
     seen = {number: result.history.curve(number, "fd_digits") for number in (0, 1)}
 
-    again = launch(config, "resume", config.name, "--storage", str(config.storage))
+    again = drive(config, "resume", config.name, "--storage", str(config.storage))
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
     check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())

@@ -49,12 +49,13 @@ def test_the_plan_shows_the_trials_in_their_order_and_what_they_need(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fixed_points_beyond_the_budget_are_not_promised(small: Small) -> None:
+def test_fixed_points_beyond_the_budget_are_not_promised(ray_cluster: None, small: Small) -> None:
     page = printed(small(budget={"trials": 1}), width=120)
     assert "trial 0: uniform" in page
     assert "SpeeD (paper)" not in page
     assert "proposal" not in page
     assert max(map(len, page.splitlines())) <= 120
+    assert "CPUs    2; this machine has 2" in page
 
 
 def test_a_name_that_exists_is_mentioned_and_nothing_in_it_is_touched(small: Small) -> None:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.driver import search
+from stepsearch.search.driver import launch
 from stepsearch.search.result import SearchResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -68,7 +68,7 @@ def check_records_agree(result: SearchResult) -> None:
 
 
 def test_a_search_trains_its_trials_and_every_record_agrees(small: Small) -> None:
-    result = search(small(trial_scheduler={"kind": "fifo"}, finalists={"count": 1, "seeds": 2}))
+    result = launch(small(trial_scheduler={"kind": "fifo"}, finalists={"count": 1, "seeds": 2}))
     roles = [record.attrs.get("role", "proposal") for record in result.records]
     assert roles == ["baseline", "proposal", "proposal", "proposal", "repeat", "repeat"]
     assert {record.outcome for record in result.records} == {"finished"}
@@ -83,7 +83,7 @@ def test_a_search_trains_its_trials_and_every_record_agrees(small: Small) -> Non
 
 def test_early_stopped_trials_leave_nothing_behind(small: Small) -> None:
     """Six or more trials are pruned; the placement groups of nested Train runs leaked here."""
-    result = search(small(budget={"trials": 14}, trial_scheduler={"reduction": 4}))
+    result = launch(small(budget={"trials": 14}, trial_scheduler={"reduction": 4}))
     outcomes = [record.outcome for record in result.records]
     assert outcomes.count("pruned") >= 6
     assert outcomes[0] == "finished", "the baseline is never stopped early"
@@ -93,8 +93,8 @@ def test_early_stopped_trials_leave_nothing_behind(small: Small) -> None:
 
 def test_two_workers_a_lane_train_one_trial_together(small: Small) -> None:
     config = small(budget={"trials": 2}, lanes={"count": 1, "workers": 2})
-    result = search(config)
-    alone = search(small(name="alone", budget={"trials": 2}, lanes={"count": 1}))
+    result = launch(config)
+    alone = launch(small(name="alone", budget={"trials": 2}, lanes={"count": 1}))
     check_records_agree(result)
     for record, other in zip(result.records, alone.records, strict=True):
         together = result.history.last(record.number)["train_loss"]
@@ -102,7 +102,7 @@ def test_two_workers_a_lane_train_one_trial_together(small: Small) -> None:
 
 
 def test_trials_that_diverge_are_recorded_as_such(small: Small) -> None:
-    result = search(small({"training": {"lr": 1e30, "warmup_steps": 0}}, budget={"trials": 2}))
+    result = launch(small({"training": {"lr": 1e30, "warmup_steps": 0}}, budget={"trials": 2}))
     assert [record.outcome for record in result.records] == ["diverged", "diverged"]
     assert result.records[0].reason is not None
     assert result.winner is None
@@ -123,7 +123,7 @@ def test_a_trial_that_raises_is_tried_again_and_then_is_an_error(small: Small) -
 
         def close(self) -> None: ...
 
-    result = search(config, Blocking())
+    result = launch(config, Blocking())
     assert [record.outcome for record in result.records] == ["finished", "error"]
     assert "checkpoint" in (result.records[1].reason or "")
     check_records_agree(result)
@@ -132,7 +132,7 @@ def test_a_trial_that_raises_is_tried_again_and_then_is_an_error(small: Small) -
 
 def test_several_objectives_with_early_stopping_on_the_first(small: Small) -> None:
     objectives = [{"name": "fd_digits"}, {"name": "recall", "direction": "maximize"}]
-    result = search(small(objectives=objectives, budget={"trials": 5}))
+    result = launch(small(objectives=objectives, budget={"trials": 5}))
     finished = [record for record in result.records if record.outcome == "finished"]
     assert finished
     assert all(record.values is not None and len(record.values) == 2 for record in finished)
@@ -142,6 +142,6 @@ def test_several_objectives_with_early_stopping_on_the_first(small: Small) -> No
 def test_more_than_the_cluster_has_is_refused_before_anything_starts(small: Small) -> None:
     config = small(lanes={"count": 3})
     with pytest.raises(UserError, match=r"3 x 1 workers need 3 CPUs .* it has 2 CPUs"):
-        search(config)
+        launch(config)
     assert not config.folder.exists()
     assert runs(config) == {}

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from stepsearch.search.leaderboard import Row
 from stepsearch.search.result import SearchResult
+from stepsearch.search.speed_up import SpeedUp
 from stepsearch.search.view import STATE_STYLES
 
 _SHOWN = 12
@@ -26,11 +27,10 @@ def _table(result: SearchResult) -> RenderableType:
     table = Table(title=f"search {result.config.name}", title_justify="left", box=None)
     table.add_column("trial", justify="right")
     table.add_column("strategy", no_wrap=True, overflow="ellipsis", max_width=36)
-    table.add_column("outcome")
-    table.add_column("images", justify="right")
+    table.add_column("outcome", no_wrap=True)
     for name in [metric, *guards]:
-        table.add_column(name, justify="right")
-    table.add_column("speed-up over the baseline", justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("speed-up", justify="right", no_wrap=True)
     for row in result.leaderboard.rows[:_SHOWN]:
         table.add_row(*_cells(result, row), style="bold" if row is result.winner else "")
     hidden = len(result.leaderboard.rows) - _SHOWN
@@ -40,22 +40,36 @@ def _table(result: SearchResult) -> RenderableType:
 
 
 def _cells(result: SearchResult, row: Row) -> list[RenderableType]:
+    """A row; of an unfinished trial the outcome says how far it came, and its value is dim."""
     metric, guards = result.config.primary.name, result.config.guards or {}
-    value = f"{row.value:.3g}" if row.value is not None else f"{row.metrics.get(metric, 0):.3g} …"
-    if row.spread is not None:
-        value += f" ± {row.spread:.2g}"
+    ended = row.outcome if row.values else f"{row.outcome} at {row.images_seen:,}"
     cells: list[RenderableType] = [
         str(row.number),
         row.label,
-        Text(row.outcome, style=STATE_STYLES.get(row.outcome, "")),
-        f"{row.images_seen:,}",
-        value if row.metrics else "",
+        Text(ended, style=STATE_STYLES.get(row.outcome, "")),
+        _value(row, metric),
     ]
     for name in guards:
         shown = f"{row.metrics[name]:.3g}" if name in row.metrics else ""
         cells.append(Text(shown, style="red" if row.excess.get(name, 0) > 0 else ""))
-    cells.append(str(row.speed_up) if row.speed_up else "")
+    cells.append(_short(row.speed_up) if row.speed_up else "")
     return cells
+
+
+def _value(row: Row, metric: str) -> RenderableType:
+    if row.value is None:
+        return Text(f"{row.metrics[metric]:.3g}" if metric in row.metrics else "", style="dim")
+    spread = f" ± {row.spread:.2g}" if row.spread is not None else ""
+    return f"{row.value:.3g}{spread}"
+
+
+def _short(speed_up: SpeedUp) -> str:
+    """`1.67x (1.53-1.69)`: the median and the range over the seeds."""
+    if speed_up.median is None:
+        return "not reached"
+    known = [ratio or 0.0 for ratio in speed_up.ratios]
+    span = f" ({min(known):.2f}-{max(known):.2f})" if len(known) > 1 else ""
+    return f"{speed_up.median:.2f}x{span}"
 
 
 def _verdict(result: SearchResult) -> RenderableType:
@@ -72,7 +86,7 @@ def _verdict(result: SearchResult) -> RenderableType:
     return Text(
         f"Best: trial {winner.number} ({winner.label}), {metric} {winner.value:.3g} against "
         f"{baseline.value:.3g} of {baseline.label} ({seeds} seed{'s' * (seeds > 1)} each). "
-        f"Images to reach the baseline's final quality: {winner.speed_up} fewer.",
+        f"Speed-up in images to the baseline's final quality: {winner.speed_up}.",
         style="bold",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from rich.filesize import decimal
 
 from stepsearch.errors import UserError
@@ -33,7 +35,7 @@ def examine(address: str, storage: Path) -> list[Finding]:
 
     Leaves nothing behind: a probe file in the storage is removed again.
     """
-    findings = [_python(), *_packages(), _denoiser(), _source_root(_CODE), _disk(storage)]
+    findings = [*_packages(), _denoiser(), _source_root(_CODE), _disk(storage)]
     folder = existing(storage)
     with ExitStack() as opened:
         try:
@@ -45,20 +47,17 @@ def examine(address: str, storage: Path) -> list[Finding]:
         return findings + examine_cluster(address, probe)
 
 
-def _python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding(False, "python", f"{version}, must be 3.11 or later: python3.11 -m venv")
-    return Finding(True, "python", version)
-
-
 def _packages() -> Iterator[Finding]:
-    """One line for all packages that are as they must be, and one for each that is not."""
+    """Python, one line for all packages that are as they must be, and one for each other."""
     try:
-        lines = metadata.requires("stepsearch") or []
+        about = metadata.metadata("stepsearch")
     except metadata.PackageNotFoundError:
         yield Finding(False, "stepsearch", f"is not installed: {INSTALL}")
         return
+    python, rule = platform.python_version(), about["Requires-Python"]
+    fits = SpecifierSet(rule).contains(python, prereleases=True)
+    yield Finding(fits, "python", python if fits else f"{python}, must be {rule}")
+    lines = about.get_all("Requires-Dist", [])
     needed = [requirement for requirement in map(Requirement, lines) if _applies(requirement)]
     problems = list(_misfits(needed))
     if not problems:
@@ -89,7 +88,7 @@ def _denoiser() -> Finding:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return Finding(False, "diffusers", f"UNet2DModel took over {_IMPORT_TIMEOUT_S} s to import")
+        return Finding(False, "diffusers", f"took over {_IMPORT_TIMEOUT_S} s to import")
     if done.returncode == 0:
         return Finding(True, "diffusers", "UNet2DModel can be imported")
     problem = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

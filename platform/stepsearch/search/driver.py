@@ -26,7 +26,7 @@ from stepsearch.study import Proposal, Study
 from stepsearch.tracking import Tracker
 
 
-def search(config: SearchConfig, view: View | None = None) -> SearchResult:
+def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
     """Run a new search and return what it found.
 
     The first Ctrl-C (or SIGTERM) stops it cleanly and returns; the second one raises

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from stepsearch.search.board import describe
-from stepsearch.search.history import Metrics, History
+from stepsearch.search.history import History, Metrics
 from stepsearch.search.speed_up import SpeedUp, speed_up
 from stepsearch.study import Objective, TrialRecord
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stepsearch.cluster import resources
 
+
 def local_resources() -> dict[str, float]:
     """CPUs and GPUs as a local Ray cluster counts them, limits of a container included."""
     import ray

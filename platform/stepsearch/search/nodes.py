@@ -136,4 +136,4 @@ def _fingerprint(package: str) -> str:
 def _has_cuda() -> bool:
     import torch
 
-    return torch.backends.cuda.is_built()
+    return bool(torch.version.cuda or torch.version.hip)

@@ -79,14 +79,15 @@ def decisions(budget: BudgetConfig, scheduler: TrialSchedulerConfig) -> list[boo
 def show_plan(config: SearchConfig, console: Console) -> None:
     """Check a search and print what it would do; a probe of some seconds is all that it runs.
 
-    Writes nothing to the storage. Raises UserError where a run would.
+    Writes nothing to the storage. Raises UserError, as a run does, if space, trainer and data do
+    not fit together or the lanes not into the cluster.
     """
     config.space.check(config.trainer.facts())
     config.trainer.check(config.lanes.workers)
     config, here = config.resolved(), local_resources()
     has = here if config.cluster == "local" else _joined(config.cluster)
     shape = fit_lanes(config.lanes, has)
-    gpu = shape.gpus > 0 and here["GPU"] > 0
+    gpu = shape.gpus > 0 and here.get("GPU", 0) > 0
     console.print(_configuration(config, console.width))
     console.print(_trials(config), _strategies(config, console.width), _rungs(config))
     console.print(_lanes(config, shape, has))
@@ -199,11 +200,11 @@ def _rungs(config: SearchConfig) -> RenderableType:
 
 def _lanes(config: SearchConfig, shape: LaneShape, has: dict[str, float]) -> RenderableType:
     workers = shape.count * shape.workers
-    where = "this machine" if config.cluster == "local" else f"cluster {config.cluster}"
+    where = "this machine" if config.cluster == "local" else f"the cluster at {config.cluster}"
     rows = [
         ["lanes", f"{shape.count} x {_count(shape.workers, 'worker')}, a trial each"],
-        ["CPUs", f"{workers * shape.cpus:g} of the {has.get('CPU', 0):g} of {where}"],
-        ["GPUs", f"{workers * shape.gpus:g} of {has.get('GPU', 0):g}"],
+        ["CPUs", f"{workers * shape.cpus:g}; {where} has {has.get('CPU', 0):g}"],
+        ["GPUs", f"{workers * shape.gpus:g}; {where} has {has.get('GPU', 0):g}"],
         ["folder", f"{config.folder}"],
     ]
     return _section("resources", _grid(rows))

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stepsearch.search.board import Board, Entry, View, describe
+from stepsearch.search.history import History, Metrics
 from stepsearch.search.leaderboard import BASELINE, PROPOSAL, guard_excess
-from stepsearch.search.history import Metrics, History
 from stepsearch.search.trial import Trial
 from stepsearch.study import Proposal, Study
 from stepsearch.tracking import Run, Tracker, trial_name

@@ -1,0 +1,164 @@
+"""What the default search costs: wall time, CPU-seconds and memory, and where they go.
+
+Runs `python run_search.py run` as a user does, in a temporary storage, and watches all of its
+processes from outside. Takes as long as the search: some minutes on two cores.
+
+    python benchmarks/default_search.py [--set KEY=VALUE ...]
+
+Training and evaluation are the CPU-seconds that the trials report. A lane is with a trial from the
+moment Optuna proposes it until Optuna is told how it ended. The last line is a JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from benchmarks.meter import Meter
+from stepsearch.search.folder import SearchFolder, names
+from stepsearch.study.records import record
+
+CLI = Path(__file__).parents[1] / "run_search.py"
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that has been run, seen from outside. Times are those of `time.time`."""
+
+    folder: SearchFolder
+    began: float
+    first_report: float
+    ended: float
+
+    @cached_property
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = f"sqlite:///{self.folder.study}"
+        return optuna.load_study(study_name=self.folder.path.name, storage=storage).trials
+
+    @cached_property
+    def reports(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.folder.history.read_text().splitlines()]
+
+    @cached_property
+    def lanes(self) -> int:
+        return len({path.name.split("-")[1] for path in self.folder.lanes.glob("lane-*")})
+
+    @property
+    def wall_s(self) -> float:
+        return self.ended - self.began
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        return Counter(record(trial).outcome or "unfinished" for trial in self.trials)
+
+    @property
+    def images(self) -> int:
+        return sum({row["trial"]: row["images_seen"] for row in self.reports}.values())
+
+    def total(self, metric: str) -> float:
+        """The sum of a metric over all reports."""
+        return sum(row["metrics"][metric] for row in self.reports)
+
+    @property
+    def first_step(self) -> float:
+        """When the first step began: the first report, less the work that it reports."""
+        metrics = self.reports[0]["metrics"]
+        return float(self.first_report - metrics["train_cpu_s"] - metrics["evaluation_cpu_s"])
+
+    def lane_seconds(self) -> dict[str, float]:
+        """What the lanes did with their time; the sum is lanes x wall time."""
+        spans = [
+            (max(self.first_step, trial.datetime_start.timestamp()), end.timestamp())
+            for trial in self.trials
+            if trial.datetime_start and (end := trial.datetime_complete)
+        ]
+        last = max(end for _, end in spans)
+        with_trial = sum(end - begin for begin, end in spans)
+        train, evaluation = self.total("train_cpu_s"), self.total("evaluation_cpu_s")
+        return {
+            "starting, until the first step": self.lanes * (self.first_step - self.began),
+            "training": train,
+            "evaluation": evaluation,
+            "with a trial, otherwise": with_trial - train - evaluation,
+            "without a trial": self.lanes * (last - self.first_step) - with_trial,
+            "closing": self.lanes * (self.ended - last),
+        }
+
+
+def run(storage: Path, sets: list[str]) -> Search:
+    """Run the default search with the CLI. Raises CalledProcessError, its output printed."""
+    command = [sys.executable, str(CLI), "run"]
+    for text in [f"storage={storage}", *sets]:
+        command += ["--set", text]
+    first_report, began = 0.0, time.time()
+    with (storage / "output").open("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            time.sleep(0.1)
+            if not first_report and list(storage.glob("*/history.jsonl")):
+                first_report = time.time()
+        ended = time.time()
+        if process.returncode:
+            output.seek(0)
+            print(output.read(), file=sys.stderr)
+            raise subprocess.CalledProcessError(process.returncode, command)
+    [name] = names(storage)
+    return Search(SearchFolder.find(storage, name), began, first_report, ended)
+
+
+def show(title: str, parts: Mapping[str, float]) -> None:
+    whole = sum(parts.values())
+    print(f"\n{title}: {whole:.1f}")
+    for name, value in parts.items():
+        print(f"  {name:40s} {value:8.1f} {value / whole:7.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    sets = parser.parse_args().set
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as storage, Meter() as meter:
+        search = run(Path(storage), sets)
+        lane_seconds, all_cpu_s = search.lane_seconds(), sum(meter.cpu_s.values())
+        train, evaluation = search.total("train_cpu_s"), search.total("evaluation_cpu_s")
+        result = {
+            "benchmark": "default_search",
+            "wall_s": round(search.wall_s, 1),
+            "first_step_s": round(search.first_step - search.began, 1),
+            "trials": dict(search.outcomes),
+            "images": search.images,
+            "lanes": search.lanes,
+            "train_cpu_s": round(train, 1),
+            "evaluation_cpu_s": round(evaluation, 1),
+            "all_cpu_s": round(all_cpu_s, 1),
+            "train_share": round(train / all_cpu_s, 3),
+            "cpu_share": round((train + evaluation) / all_cpu_s, 3),
+            "lane_ratio": round(search.lanes * search.wall_s / (train + evaluation), 3),
+            "peak_gib": round(meter.peak_bytes / 2**30, 2),
+            "processes": meter.most_processes,
+            "load_before": round(load, 1),
+        }
+    for name, value in result.items():
+        print(f"{name:18s} {value}")
+    show("CPU-seconds", meter.cpu_s)
+    show("lane-seconds", lane_seconds)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
