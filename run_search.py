@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -206,6 +205,7 @@ def show(
 
     from stepsearch.config import Config, parse
     from stepsearch.diffusion.noise import NoiseConfig
+    from stepsearch.search.files import assignments, write_json
     from stepsearch.strategies import AnyStrategy, PredictionType
     from stepsearch.terminal import strategy_chart
 
@@ -230,36 +230,22 @@ def show(
 
 def main() -> None:
     """Run the CLI; a user's error is one line and exit code 2, never a traceback."""
-    from stepsearch.errors import UserError
+    from stepsearch.errors import StepsearchError, UserError
 
     try:
         app()
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(
-            f"error: {error}", soft_wrap=True, markup=False
-        )
-        sys.exit(USER_ERROR)
+    except StepsearchError as error:
+        errors = Console(stderr=True, highlight=False)
+        errors.print(f"error: {error}", soft_wrap=True, markup=False)
+        sys.exit(USER_ERROR if isinstance(error, UserError) else 1)
 
 
 def load(file: Path, sets: list[str]) -> SearchConfig:
     """The search that a YAML file describes, with `sets` laid over it."""
-    import yaml
-
     from stepsearch.config import merge
-    from stepsearch.errors import UserError
+    from stepsearch.search.files import assignments, read_yaml
 
-    try:
-        data = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise UserError(
-            f"FILE must be a file that can be read, got {str(file)!r}: {error.strerror}"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"FILE must be YAML, got {str(file)!r}: {reason}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"FILE must hold a mapping, got {type(data).__name__} in {str(file)!r}")
-    return _parse(merge(data, assignments(sets)))
+    return _parse(merge(read_yaml(file), assignments(sets)))
 
 
 def recorded(name: str, storage: Path) -> SearchConfig:
@@ -273,46 +259,6 @@ def recorded(name: str, storage: Path) -> SearchConfig:
 def find(name: str, storage: Path) -> SearchConfig:
     """What a search was launched with, ready to be run."""
     return _parse(_recorded(name, storage))
-
-
-def assignments(sets: list[str]) -> dict[str, Any]:
-    """`a.b=1` as {"a": {"b": 1}}; values are YAML."""
-    import yaml
-
-    from stepsearch.config import merge
-    from stepsearch.errors import UserError
-
-    data: dict[str, Any] = {}
-    for text in sets:
-        path, sign, value = text.partition("=")
-        if not sign or not all(path.split(".")):
-            raise UserError(f"--set must be KEY=VALUE, got {text!r}")
-        try:
-            nested: Any = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {path} must be YAML, got {value!r}") from None
-        for key in reversed(path.split(".")):
-            nested = {key: nested}
-        data = merge(data, nested)
-    return data
-
-
-def write_json(file: Path, data: dict[str, Any]) -> None:
-    """Write all of it or nothing."""
-    import json
-
-    from stepsearch.errors import UserError
-
-    scratch = file.parent / f".{file.name}.part"
-    try:
-        scratch.write_text(json.dumps(data) + "\n")
-        scratch.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
-        raise UserError(
-            f"--json must be a file that can be written, got {str(file)!r}: {error.strerror}"
-        ) from None
 
 
 def _parse(data: dict[str, Any]) -> SearchConfig:

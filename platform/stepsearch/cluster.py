@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
         yield
         return
     try:
+        _check_reachable(address)
         ray.init(
             address=address,
             num_cpus=cpus if local else None,
@@ -90,7 +92,7 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"cluster must be `local`, `auto` or the address of a running Ray cluster, "
@@ -100,6 +102,13 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes. Raises OSError when nobody listens at `host:port`."""
+    host, colon, port = address.partition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def resources() -> dict[str, float]:

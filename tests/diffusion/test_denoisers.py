@@ -84,7 +84,10 @@ def test_an_image_that_cannot_be_halved_often_enough_is_refused() -> None:
         ({"channels": []}, "denoiser.channels must be 1 to 8 integers, got ()"),
         ({"channels": [8, 0]}, "denoiser.channels[1] must be at least 1, got 0"),
         ({"channels": [8, 9000]}, "denoiser.channels[1] must be at most 4096, got 9000"),
-        ({"channels": [12, 32]}, "denoiser.channels must be multiples of groups (8), got (12, 32)"),
+        (
+            {"channels": [12, 32]},
+            "denoiser.channels must be multiples of groups (8), got (12, 32)",
+        ),
         ({"layers": 0}, "denoiser.layers must be at least 1, got 0"),
         ({"layers": 9}, "denoiser.layers must be at most 8, got 9"),
         ({"groups": 0}, "denoiser.groups must be at least 1, got 0"),

@@ -186,8 +186,8 @@ def test_the_tables_cannot_be_changed_and_the_process_can_be_copied(batch):
             "noise.schedule must be one of 'linear', 'quad', 'cosine', 'scaled_linear' or 'const'"
             ", got 'sigmoid'",
         ),
-        ({"timesteps": 49}, "noise.timesteps must be greater than or equal to 50, got 49"),
-        ({"timesteps": 20_000}, "noise.timesteps must be less than or equal to 10000, got 20000"),
+        ({"timesteps": 49}, "noise.timesteps must be at least 50, got 49"),
+        ({"timesteps": 20_000}, "noise.timesteps must be at most 10000, got 20000"),
         ({"timesteps": 99.5}, "noise.timesteps must be an integer, got 99.5"),
         ({"timesteps": float("nan")}, "noise.timesteps must be a finite number, got nan"),
         ({"timestep": 100}, "noise.timestep is not a known key; did you mean 'timesteps'?"),

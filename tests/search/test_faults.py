@@ -107,9 +107,7 @@ def ray_processes_of(pid: int) -> list[psutil.Process]:
 def test_a_killed_driver_is_resumed_without_losing_a_trial(
     small: Small, drive: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    config = small(
-        budget=LONG | {"trials": 4}, trial_scheduler={"kind": "fifo"}, cluster="local"
-    )
+    config = small(budget=LONG | {"trials": 4}, trial_scheduler={"kind": "fifo"}, cluster="local")
     driver = drive(config, "run", "FILE")
     wait_for_reports(config, 8)
     os.kill(driver.pid, signal.SIGKILL)

@@ -113,7 +113,7 @@ def test_the_baseline_neither_prefers_nor_weighs(prediction_type, alpha_bar):  #
 @pytest.mark.parametrize(
     ("kind", "parameters", "message"),
     [
-        ("p2", {"gamma": -0.1}, "p2.gamma must be greater than or equal to 0, got -0.1"),
+        ("p2", {"gamma": -0.1}, "p2.gamma must be at least 0, got -0.1"),
         ("p2", {"gamma": float("nan")}, "p2.gamma must be a finite number, got nan"),
         ("p2", {"k": 0}, "p2.k must be greater than 0, got 0"),
         ("p2", {"k": "a"}, "p2.k must be a number, got 'a'"),

@@ -81,7 +81,9 @@ def _verdict(result: SearchResult) -> RenderableType:
     if winner is None or baseline is None or not baseline.values:
         return Text("No trial has finished yet that could be compared with the baseline.")
     if winner is baseline:
-        return Text(f"No trial beat the {baseline.label} baseline ({metric} {baseline.value:.3g}).")
+        return Text(
+            f"No trial beat the {baseline.label} baseline ({metric} {baseline.value:.3g})."
+        )
     seeds = len(winner.values)
     return Text(
         f"Best: trial {winner.number} ({winner.label}), {metric} {winner.value:.3g} against "

@@ -77,9 +77,9 @@ class _Driver:
     ) -> None:
         self._config, self._folder, self._view = config, folder, view
         self._study = opened.enter_context(study)
-        self._tracker = opened.enter_context(_tracker(config, folder))
         opened.enter_context(cluster.connect(config.cluster))
         self._shape = cluster.fit_lanes(config.lanes, cluster.resources())
+        self._tracker = opened.enter_context(_tracker(config, folder))
         self._history = History(folder.history)
         self.agenda = Agenda(config, study, self._standings)
 
@@ -96,7 +96,12 @@ class _Driver:
                 self._start_search(config.trainer.prepare(self._folder.cache))
                 board.message = ""
                 recorder = Recorder(
-                    self._study, self._tracker, self._history, board, self._view, config.guards or {}
+                    self._study,
+                    self._tracker,
+                    self._history,
+                    board,
+                    self._view,
+                    config.guards or {},
                 )
                 with _stop_on_signal(engine.pause, self._view), _watch(engine.progress, board):
                     engine.run(self.agenda, recorder, self._trial, self._study.trials())

@@ -91,9 +91,7 @@ class Engine:
         Raises StepsearchError when a record could not be written.
         """
         config = self._config
-        self._searcher = StudySearcher(
-            agenda, recorder, make_trial, self._dispatcher, self._name
-        )
+        self._searcher = StudySearcher(agenda, recorder, make_trial, self._dispatcher, self._name)
         scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
         for record in past:
             replay(scheduler, record.intermediate, f"past-{record.number}", config.primary.name)

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stepsearch.config import Config
 from stepsearch.errors import UserError
+from stepsearch.search.files import dump_yaml, read_yaml
 
 
 class SearchFolder:
@@ -78,9 +77,8 @@ class SearchFolder:
         return folder
 
     def read_config(self) -> dict[str, Any]:
-        """The resolved configuration, as plain data."""
-        data: dict[str, Any] = yaml.safe_load(self.config.read_text())
-        return data
+        """The resolved configuration, as plain data. Raises UserError if the file is damaged."""
+        return read_yaml(self.config)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -103,8 +101,3 @@ def names(storage: Path) -> list[str]:
     """The searches in a storage folder, oldest first."""
     files = storage.glob("*/search.yaml")
     return [f.parent.name for f in sorted(files, key=lambda f: f.stat().st_mtime)]
-
-
-def dump_yaml(config: Config) -> str:
-    """A configuration as YAML that `parse` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -51,9 +51,7 @@ class Lane(threading.Thread):
             run_config=ray.train.RunConfig(
                 name=f"lane-{number}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(folder),
-                failure_config=ray.train.FailureConfig(
-                    max_failures=5, controller_failure_limit=3
-                ),
+                failure_config=ray.train.FailureConfig(max_failures=5, controller_failure_limit=3),
             ),
         )
 

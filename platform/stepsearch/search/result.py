@@ -9,7 +9,8 @@ from typing import Any
 
 from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.folder import SearchFolder, dump_yaml
+from stepsearch.search.files import dump_yaml
+from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
 from stepsearch.search.speed_up import SpeedUp

@@ -51,12 +51,14 @@ def trial_scheduler(
 class _Protecting:
     """Lets trials that others are compared with (the baseline, repeats) run to their budget.
 
-    Their results still count for what happens to the others.
+    Their results still count for what happens to the others. A lane does not pause a trial: what
+    would be paused goes on.
     """
 
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
-        return TrialScheduler.CONTINUE if trial.config["protected"] else decision
+        stop = decision == TrialScheduler.STOP and not trial.config["protected"]
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
 class _ProtectingASHA(_Protecting, AsyncHyperBandScheduler):

@@ -58,7 +58,9 @@ class LineView:
         self._console = console
 
     def show(self, board: Board) -> None:
-        self._console.print(f"search {board.name}: {board.total} trials of {board.budget:,} images")
+        self._console.print(
+            f"search {board.name}: {board.total} trials of {board.budget:,} images"
+        )
 
     def say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
