@@ -13,7 +13,7 @@ from types import TracebackType
 import psutil
 
 _MARK = "STEPSEARCH_METER"
-_LOOK_S, _WEIGH_S = 0.2, 2.0
+_LOOK_S, _WEIGH_S = 0.2, 5.0
 _ACTORS = {
     "ray::RayTrainWorker": "Ray Train workers (the lanes)",
     "ray::TrainController": "Ray Train's controllers",

@@ -132,7 +132,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     assert driver.returncode == 130, output
     assert f"resume {config.name}" in output
     assert "Traceback" not in output
-    gone, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     result = SearchResult.read(config.resolved())
     assert [record.outcome for record in result.records] == [None, None]

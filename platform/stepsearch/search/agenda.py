@@ -29,7 +29,7 @@ class Agenda:
 
     @property
     def total(self) -> int:
-        """Trials in all, as far as is known: the repeats of finalists that do not exist yet, too."""
+        """Trials in all, the repeats of finalists included that nobody knows yet."""
         return self._config.budget.trials + self._config.finalists.repeats
 
     def enqueue_fixed_points(self) -> None:

@@ -57,8 +57,9 @@ class _Protecting:
 
     def on_trial_result(self, controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
-        stop = decision == TrialScheduler.STOP and not trial.config["protected"]
-        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+        if decision == TrialScheduler.STOP and not trial.config["protected"]:
+            return decision
+        return str(TrialScheduler.CONTINUE)
 
 
 class _ProtectingASHA(_Protecting, AsyncHyperBandScheduler):

@@ -35,7 +35,7 @@ class SpeedUp:
 
     @property
     def median(self) -> float | None:
-        """The median, with a seed that never got there as the worst; None if it is one of those."""
+        """The median; a seed that never got there is the worst. None if it is one of those."""
         worst_first = sorted(ratio or 0.0 for ratio in self.ratios)
         return statistics.median_low(worst_first) or None
 

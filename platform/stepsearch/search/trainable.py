@@ -17,10 +17,10 @@ class TrialFailed(StepsearchError):
 class LaneTrial(tune.Trainable):
     """Submits its trial to the dispatcher and waits for results.
 
-    The actor is reused for the next trial (`reuse_actors`); the training itself happens on a lane,
-    which outlives it. When this actor dies, Tune starts another one that finds the trial under way.
-    It never stops a trial: Tune may replace an actor at any time, and only the searcher knows when
-    a trial is over.
+    The actor is reused for the next trial (`reuse_actors`); the training happens on a lane, which
+    outlives it. When this actor dies, Tune starts another one that finds the trial under way. It
+    never stops a trial: Tune may replace an actor at any time, and only the searcher knows when a
+    trial is over.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
