@@ -46,6 +46,8 @@ class Meter:
     peak_bytes: int = 0
     """Proportional set size of all processes together: shared pages count once."""
     most_processes: int = 0
+    others_cpu_s: float = 0.0
+    """What the rest of the machine used meanwhile, this process included: how quiet it was."""
     _followed: dict[int, _Followed] = field(default_factory=dict)
     _strangers: set[int] = field(default_factory=set)
     _ended: list[_Followed] = field(default_factory=list)
@@ -53,6 +55,7 @@ class Meter:
     def __enter__(self) -> Meter:
         self._mark = os.environ[_MARK] = uuid.uuid4().hex
         self._strangers = set(psutil.pids())
+        self._busy_before = _busy()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -67,6 +70,7 @@ class Meter:
         del os.environ[_MARK]
         self._over.set()
         self._thread.join()
+        self.others_cpu_s = _busy() - self._busy_before - sum(self.cpu_s.values())
 
     @property
     def cpu_s(self) -> dict[str, float]:
@@ -119,6 +123,12 @@ class Meter:
             except psutil.Error:
                 continue
         self.peak_bytes = max(self.peak_bytes, total)
+
+
+def _busy() -> float:
+    """CPU-seconds of all processes of this machine since it started."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def _role(process: psutil.Process) -> str:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.driver import launch
+from stepsearch.search.driver import launch, resume
 from stepsearch.search.result import SearchResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -79,6 +79,7 @@ def test_a_search_trains_its_trials_and_every_record_agrees(small: Small) -> Non
     assert len(board.baseline.values) == 2
     assert len(board.winner.values) == 2
     assert all_cpus_are_free()
+    assert resume(result.config).records == result.records, "there was nothing left to do"
 
 
 def test_early_stopped_trials_leave_nothing_behind(small: Small) -> None:

@@ -38,46 +38,63 @@ class Agenda:
             role = PROPOSAL if i else BASELINE
             self._study.enqueue(point.params, label=point.label, role=role)
 
+    @property
+    def complete(self) -> bool:
+        """Nothing runs and nothing is left to be tried."""
+        records = self._study.trials()
+        return (
+            all(record.outcome is not None for record in records)
+            and len(_originals(records)) >= self._config.budget.trials
+            and self._missing_repeat(records) is None
+        )
+
     def next(self) -> Proposal | None:
         """The next trial; None when there is none now, for ever if `exhausted`."""
         if self._unfinished:
             return self._unfinished.pop(0)
         records = self._study.trials()
-        originals = [r for r in records if r.attrs.get("role") != REPEAT]
+        originals = _originals(records)
         if len(originals) < self._config.budget.trials:
-            proposal = self._ask()
+            proposal = self._study.ask(self._suggest)
             if proposal is not None:
                 return proposal
-        if any(r.outcome is None for r in originals):
+        if any(record.outcome is None for record in originals):
             return None
-        return self._next_repeat(records)
-
-    def _ask(self) -> Proposal | None:
-        return self._study.ask(self._suggest)
+        missing = self._missing_repeat(records)
+        self.exhausted = missing is None
+        return self._repeat(*missing) if missing else None
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
         overrides: dict[str, Any] = self._config.space.suggest(trial, self._facts)
         return overrides
 
-    def _next_repeat(self, records: list[TrialRecord]) -> Proposal | None:
+    def _missing_repeat(self, records: list[TrialRecord]) -> tuple[Row, int] | None:
+        """The next finalist and the seed on which it has not been trained."""
         if self._finalists is None:
             self._finalists = self._choose_finalists()
         done = {(r.attrs.get("repeats"), r.attrs.get("seed")) for r in records}
         for seed in range(1, self._config.finalists.seeds):
             for row in self._finalists:
                 if (row.number, seed) not in done:
-                    label = f"{row.label}, seed {seed}"
-                    self._study.enqueue(
-                        row.params, label=label, role=REPEAT, repeats=row.number, seed=seed
-                    )
-                    return self._ask()
-        self.exhausted = True
+                    return row, seed
         return None
+
+    def _repeat(self, row: Row, seed: int) -> Proposal | None:
+        label = f"{row.label}, seed {seed}"
+        self._study.enqueue(row.params, label=label, role=REPEAT, repeats=row.number, seed=seed)
+        return self._study.ask(self._suggest)
 
     def _choose_finalists(self) -> list[Row]:
         """The baseline and the best trials; nobody if there is nothing to compare."""
         standings, wanted = self._standings(), self._config.finalists.count
-        best, baseline = standings.candidates()[:wanted], standings.baseline
+        sign = 1 if standings.primary.direction == "minimize" else -1
+        # By the first seed alone: a resumed search, with some repeats done, chooses the same.
+        best = sorted(standings.candidates(), key=lambda row: sign * row.values[0])[:wanted]
+        baseline = standings.baseline
         if not best or baseline is None or not baseline.values:
             return []
         return [baseline, *best]
+
+
+def _originals(records: list[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.attrs.get("role") != REPEAT]

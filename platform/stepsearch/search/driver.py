@@ -55,12 +55,19 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
 
 
 def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
-    """Go on with an interrupted search, from the last checkpoint of each unfinished trial."""
+    """Go on with an interrupted search, from the last checkpoint of each unfinished trial.
+
+    A search that has nothing left to do is only read.
+    """
     config.trainer.check(config.lanes.workers)
     folder = SearchFolder.find(config.storage, config.name)
     with ExitStack() as opened:
         opened.enter_context(folder.locked())
         study = Study.open(folder.study, config.name)
+        found = SearchResult.read(config)
+        if Agenda(config, study, lambda: found.leaderboard).complete:
+            study.close()
+            return found
         return _Driver(opened, config, folder, study, view or Silent()).run()
 
 
