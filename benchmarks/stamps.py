@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from stepsearch.diffusion.training import Training
@@ -28,7 +29,7 @@ class Stamp:
 
 
 def stamp(event: str) -> None:
-    """Append to the file; a line is short enough that processes do not mix theirs."""
+    """Append to the file, in one write: several processes do."""
     line = json.dumps(asdict(Stamp(event, time.time(), os.getpid())))
     with Path(os.environ[FILE]).open("a") as file:
         file.write(line + "\n")
@@ -58,7 +59,7 @@ class StampedTrainer(DenoisingConfig):
 
 
 def stamped_run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
-    """A trial between its stamps; `work` is the training and its evaluations."""
+    """A trial between its stamps."""
     stamp(f"taken {trial.number}")
     run(trial, _Stamped(report), workers)
     stamp("left")
@@ -78,3 +79,41 @@ class _Stamped:
 
     def progress(self, images_seen: int) -> bool:
         return self._report.progress(images_seen)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A trial's time in the process that trained it."""
+
+    trial: int
+    process: int
+    taken: float
+    first_step: float
+    reported: tuple[float, ...]
+    answered: tuple[float, ...]
+    left: float
+
+
+def visits(stamps: Sequence[Stamp]) -> list[Visit]:
+    """All trials, in the order in which they were taken."""
+    found: list[Visit] = []
+    for process in {stamp.process for stamp in stamps if stamp.event == "left"}:
+        own = [stamp for stamp in stamps if stamp.process == process]
+        starts = [i for i, stamp in enumerate(own) if stamp.event.startswith("taken ")]
+        found += [_visit(own[i:j]) for i, j in pairwise([*starts, len(own)])]
+    return sorted(found, key=lambda visit: visit.taken)
+
+
+def _visit(own: Sequence[Stamp]) -> Visit:
+    def at(event: str) -> tuple[float, ...]:
+        return tuple(stamp.at for stamp in own if stamp.event == event)
+
+    return Visit(
+        trial=int(own[0].event.split()[1]),
+        process=own[0].process,
+        taken=own[0].at,
+        first_step=at("first step")[0],
+        reported=at("reported"),
+        answered=at("answered"),
+        left=at("left")[0],
+    )

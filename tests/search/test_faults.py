@@ -39,9 +39,9 @@ def wait_for_reports(config: SearchConfig, count: int) -> None:
 
 
 def kill_one(title: str) -> None:
-    """SIGKILL one of this machine's Ray processes whose title starts like this."""
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith(title):
+    """SIGKILL one process of this run's own Ray cluster, by the beginning of its title."""
+    for process in psutil.Process().children(recursive=True):
+        if process.name() and process.cmdline()[:1] and process.cmdline()[0].startswith(title):
             process.kill()
             return
     raise AssertionError(f"no process {title}")

@@ -14,6 +14,7 @@ from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch, resume
 from stepsearch.search.result import SearchResult
+from stepsearch.study import StoredStudy
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -129,6 +130,20 @@ def test_a_trial_that_raises_is_tried_again_and_then_is_an_error(small: Small) -
     assert "checkpoint" in (result.records[1].reason or "")
     check_records_agree(result)
     assert all_cpus_are_free()
+
+
+def test_a_warm_start_learns_from_an_earlier_search(small: Small) -> None:
+    first = launch(small(name="first", trial_scheduler={"kind": "fifo"}, budget={"trials": 3}))
+    second = launch(small(name="second", warm_start="first", budget={"trials": 2}))
+    assert [record.number for record in first.records] == [0, 1, 2]
+    assert len(second.records) == 2, "copies are not trials of this search"
+    with StoredStudy.open(second.folder.study, "second") as study:
+        sources = [record.attrs["source"] for record in study.warm_started()]
+    assert sources == ["first/0", "first/1", "first/2"]
+    check_records_agree(second)
+    with pytest.raises(UserError, match=r"search must be one of those in .*\(first, second\)"):
+        launch(small(name="third", warm_start="nothing"))
+    assert not (second.config.storage / "third").exists()
 
 
 def test_several_objectives_with_early_stopping_on_the_first(small: Small) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.leaderboard import BASELINE, PROPOSAL, REPEAT, Leaderboard, Row
-from stepsearch.study import Proposal, Study, TrialRecord
+from stepsearch.study import Proposal, StoredStudy, Study, TrialRecord
 
 
 class Agenda:
@@ -37,6 +37,14 @@ class Agenda:
         for i, point in enumerate(self._config.space.fixed(self._facts)):
             role = PROPOSAL if i else BASELINE
             self._study.enqueue(point.params, label=point.label, role=role)
+
+    def warm_start(self, other: StoredStudy) -> int:
+        """Let Optuna learn from an earlier search's finished trials; returns of how many.
+
+        Those that are no points of this search's space are left out. Raises UserError if its
+        objectives are others.
+        """
+        return self._study.warm_start(other, self._suggest)
 
     @property
     def complete(self) -> bool:

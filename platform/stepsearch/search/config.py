@@ -76,6 +76,9 @@ class SearchConfig(Config):
     optuna_sampler: AnyOptunaSampler = TpeConfig()
     trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
     finalists: FinalistsConfig = FinalistsConfig()
+    warm_start: str | None = Field(
+        None, min_length=1, description="an earlier search in the storage that Optuna learns from"
+    )
     retries: int = Field(1, ge=0, description="how often a failed trial is started again")
     tracking: TrackingConfig = TrackingConfig()
 

@@ -22,7 +22,7 @@ from stepsearch.search.recorder import Recorder
 from stepsearch.search.result import SearchResult
 from stepsearch.search.summary import log_summary
 from stepsearch.search.trial import Trial
-from stepsearch.study import Proposal, Study
+from stepsearch.study import Proposal, StoredStudy, Study
 from stepsearch.tracking import Tracker
 
 
@@ -35,6 +35,7 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
     config.space.check(config.trainer.facts())
     config.trainer.check(config.lanes.workers)
     config = config.resolved()
+    earlier = SearchFolder.find(config.storage, config.warm_start) if config.warm_start else None
     folder = SearchFolder.create(config.folder, config)
     with ExitStack() as opened:
         undo = opened.enter_context(ExitStack())
@@ -50,6 +51,9 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
         )
         driver = _Driver(opened, config, folder, study, view or Silent())
         driver.agenda.enqueue_fixed_points()
+        if earlier is not None:
+            with StoredStudy.open(earlier.study, earlier.path.name) as other:
+                driver.agenda.warm_start(other)
         undo.pop_all()
         return driver.run()
 

@@ -72,7 +72,12 @@ class StoredStudy:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial that was asked for, by number."""
-        return [record(t) for t in self._trials() if t.state is not TrialState.WAITING]
+        asked = (t for t in self._trials() if t.state is not TrialState.WAITING)
+        return [record(t) for t in asked if not _is_copy(t)]
+
+    def warm_started(self) -> list[TrialRecord]:
+        """The copies of other studies' trials that the sampler learns from."""
+        return [record(trial) for trial in self._trials() if _is_copy(trial)]
 
     def best(self, feasible_only: bool = True) -> TrialRecord | None:
         """The finished trial with the best value of the only objective."""
@@ -105,5 +110,9 @@ class StoredStudy:
         return [
             trial
             for trial in self._trials(TrialState.COMPLETE)
-            if record(trial).outcome == FINISHED and trial.user_attrs.get("role") != WARM_START
+            if record(trial).outcome == FINISHED and not _is_copy(trial)
         ]
+
+
+def _is_copy(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get("role") == WARM_START

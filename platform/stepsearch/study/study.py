@@ -172,7 +172,7 @@ class Study(StoredStudy):
     def warm_start(self, other: StoredStudy, space: Space) -> int:
         """Add the finished trials of `other` that are points of `space`; returns how many.
 
-        The sampler learns from them; `best`, `pareto` and `importance` leave them out. They carry
+        The sampler learns from them; `trials` and what follows from it leave them out. They carry
         the attrs role="warm_start" and source="<study>/<number>", and are added once.
         """
         mine, theirs = self.settings.objectives, other.settings.objectives
