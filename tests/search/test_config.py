@@ -38,6 +38,7 @@ LINES = [
      "'random', 'grid', got 'best'"),
     (SearchConfig, {"trial_scheduler": "asha"}, "trial_scheduler must be a mapping, got 'asha'"),
     (SearchConfig, {"finalists": 1}, "finalists must be a mapping, got 1"),
+    (SearchConfig, {"warm_start": 1}, "warm_start must be a string, got 1"),
     (SearchConfig, {"retries": -1}, "retries must be at least 0, got -1"),
     (SearchConfig, {"tracking": "http://a"}, "tracking must be a mapping, got 'http://a'"),
     (BudgetConfig, {"trials": 0}, "trials must be at least 1, got 0"),
