@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -46,8 +45,8 @@ class Search:
     @cached_property
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = f"sqlite:///{self.folder.study}"
-        return optuna.load_study(study_name=self.folder.path.name, storage=storage).trials
+        study = f"sqlite:///{self.folder.study}"
+        return optuna.load_study(study_name=self.folder.path.name, storage=study).trials
 
     @cached_property
     def reports(self) -> list[dict[str, Any]]:
@@ -71,7 +70,7 @@ class Search:
 
     def total(self, metric: str) -> float:
         """The sum of a metric over all reports."""
-        return sum(row["metrics"][metric] for row in self.reports)
+        return float(sum(row["metrics"][metric] for row in self.reports))
 
     @property
     def first_step(self) -> float:
@@ -131,7 +130,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     sets = parser.parse_args().set
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as storage, Meter() as meter:
         search = run(Path(storage), sets)
         lane_seconds, all_cpu_s = search.lane_seconds(), sum(meter.cpu_s.values())
@@ -151,7 +149,7 @@ def main() -> None:
             "lane_ratio": round(search.lanes * search.wall_s / (train + evaluation), 3),
             "peak_gib": round(meter.peak_bytes / 2**30, 2),
             "processes": meter.most_processes,
-            "load_before": round(load, 1),
+            "others_cpu_s": round(meter.others_cpu_s, 1),
         }
     for name, value in result.items():
         print(f"{name:18s} {value}")

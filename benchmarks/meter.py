@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from types import TracebackType
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 _MARK = "STEPSEARCH_METER"
 _LOOK_S, _WEIGH_S = 0.2, 5.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.leaderboard import BASELINE, PROPOSAL, REPEAT, Leaderboard, Row
+from stepsearch.search.leaderboard import BASELINE, PAPER, REPEAT, Leaderboard, Row
 from stepsearch.study import Proposal, StoredStudy, Study, TrialRecord
 
 
@@ -35,7 +35,7 @@ class Agenda:
     def enqueue_fixed_points(self) -> None:
         """Queue what a new search begins with: the baseline first, then the papers' settings."""
         for i, point in enumerate(self._config.space.fixed(self._facts)):
-            role = PROPOSAL if i else BASELINE
+            role = PAPER if i else BASELINE
             self._study.enqueue(point.params, label=point.label, role=role)
 
     def warm_start(self, other: StoredStudy) -> int:

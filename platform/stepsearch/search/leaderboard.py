@@ -15,7 +15,9 @@ from stepsearch.search.history import History, Metrics
 from stepsearch.search.speed_up import SpeedUp, speed_up
 from stepsearch.study import Objective, TrialRecord
 
-BASELINE, PROPOSAL, REPEAT = "baseline", "proposal", "repeat"
+BASELINE, PAPER, PROPOSAL, REPEAT = "baseline", "paper", "proposal", "repeat"
+PROTECTED = (BASELINE, PAPER, REPEAT)
+"""The roles of trials that others are compared with: they are never stopped early."""
 
 
 @dataclass(frozen=True)

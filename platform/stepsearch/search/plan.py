@@ -140,7 +140,7 @@ def _trials(config: SearchConfig) -> RenderableType:
     total, finalists = config.budget.trials, config.finalists
     fixed = _fixed(config)
     rows = [[str(i), point.label, describe(point.params)] for i, point in enumerate(fixed)]
-    rows[0][2] += "  (the baseline, never stopped early)"
+    rows[0][2] += "  (the baseline)"
     if proposals := total - len(fixed):
         by = f"by {config.optuna_sampler.kind}"
         rows.append([_numbers(len(fixed), proposals), _count(proposals, "proposal"), by])

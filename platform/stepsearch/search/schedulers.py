@@ -49,7 +49,7 @@ def trial_scheduler(
 
 
 class _Protecting:
-    """Lets trials that others are compared with (the baseline, repeats) run to their budget.
+    """Lets trials that others are compared with run to their budget: fixed points and repeats.
 
     Their results still count for what happens to the others. A lane does not pause a trial: what
     would be paused goes on.

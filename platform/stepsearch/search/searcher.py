@@ -12,7 +12,7 @@ import ray
 from ray.tune.search import Searcher
 
 from stepsearch.search.agenda import Agenda
-from stepsearch.search.leaderboard import BASELINE, REPEAT
+from stepsearch.search.leaderboard import PROTECTED
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.trial import Trial
 from stepsearch.study import Proposal
@@ -49,7 +49,7 @@ class StudySearcher(Searcher):
         self._numbers[trial_id] = trial.number
         self._recorder.started(proposal, trial)
         ray.get(self._dispatcher.offer.remote(trial))
-        protected = proposal.attrs.get("role") in (BASELINE, REPEAT)
+        protected = proposal.attrs.get("role") in PROTECTED
         return {
             "dispatcher": self._dispatcher_name,
             "number": trial.number,
