@@ -114,7 +114,7 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial(
     driver.wait()
     before = len((config.folder / "history.jsonl").read_text().splitlines())
     again = drive(config, "resume", config.name, "--storage", str(config.storage))
-    output, _ = again.communicate(timeout=300)
+    output, _ = again.communicate(timeout=480)
     assert again.returncode == 0, output
     assert before >= 8
     check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
@@ -123,7 +123,8 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial(
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     small: Small, drive: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    config = small(budget=LONG, trial_scheduler={"kind": "fifo"})
+    longer = {"trials": 2, "images": 20_000, "reports": 12}
+    config = small(budget=longer, trial_scheduler={"kind": "fifo"})
     driver = drive(config, "run", "FILE")
     wait_for_reports(config, 3)
     children = ray_processes_of(driver.pid)
@@ -140,7 +141,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     seen = {number: result.history.curve(number, "fd_digits") for number in (0, 1)}
 
     again = drive(config, "resume", config.name, "--storage", str(config.storage))
-    output, _ = again.communicate(timeout=300)
+    output, _ = again.communicate(timeout=480)
     assert again.returncode == 0, output
     check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
     history = History(config.folder / "history.jsonl")
