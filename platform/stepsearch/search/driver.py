@@ -201,6 +201,7 @@ def _tracker(config: SearchConfig, folder: SearchFolder) -> Tracker:
         family=config.space.kind,
         metric=config.primary.name,
         direction=config.primary.direction,
+        params=tuple(config.space.fixed(config.trainer.facts())[0].params),
     )
 
 
