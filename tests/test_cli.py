@@ -92,7 +92,7 @@ def assert_refused(ending: Ending, line: str) -> None:
 IN_THE_FILE = [
     ("buget.trials=3", "buget is not a known key; did you mean 'budget'? (known keys: budget, "
      "cluster, finalists, guards, lanes, name, objectives, optuna_sampler, retries, seed, space, "
-     "storage, tracking, trainer, trial_scheduler)"),
+     "storage, tracking, trainer, trial_scheduler, warm_start)"),
     ("budget.trails=3", "budget.trails is not a known key; did you mean 'trials'? (known keys: "
      "first_report, images, reports, trials)"),
     ("trainer.training.batchsize=1", "trainer.training.batchsize is not a known key; did you mean "
