@@ -7,10 +7,9 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import Field
 
@@ -22,13 +21,15 @@ from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels, score_names
-from stepsearch.figures import loss_by_log_snr, sample_grid, strategy_curves
-from stepsearch.sampling.bundle import Bundle, Provenance, write_bundle
+from stepsearch.pictures import sample_grid
 from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
 from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
 from stepsearch.strategies import AnyStrategy, PredictionType, UniformConfig
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHECKPOINT = "checkpoint.pt"
 _TICKS = 50
@@ -115,6 +116,8 @@ class DenoisingConfig(Config):
 
     def illustrate(self, folder: Path) -> None:
         """Draw p and w of the strategy, and the loss by noise level where there are losses."""
+        from stepsearch.figures import loss_by_log_snr, strategy_curves
+
         process, pictures = self.noise.build(), folder / "pictures"
         pictures.mkdir(parents=True, exist_ok=True)
         strategy = self.strategy.build(process.alpha_bar, self._target)
@@ -139,6 +142,8 @@ class DenoisingConfig(Config):
         provenance: Mapping[str, Any],
     ) -> None:
         """Write the bundle of a trial of this configuration from its last checkpoint."""
+        from stepsearch.sampling.bundle import Bundle, Provenance, write_bundle
+
         training = self.training_for(provenance["seed"], budget)
         training.load(trial / CHECKPOINT)
         scores = {key: self._scores(provenance[key]) for key in ("metrics", "baseline")}
@@ -166,7 +171,6 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     Goes on from the trial's checkpoint, which is written before every report. Raises Diverged.
     """
     config: DenoisingConfig = trial.config
-    judge = _judge(config.judge, config.dataset, trial.cache)
     training = config.training_for(trial.seed, trial.budget, workers)
     checkpoint = trial.folder / CHECKPOINT
     if checkpoint.exists():
@@ -182,7 +186,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
             return
         trained = time.process_time()
         metrics = {"images_seen": float(milestone)}
-        metrics |= _evaluate(config, judge, training, trial, workers, milestone)
+        metrics |= _evaluate(config, training, trial, workers, milestone)
         metrics |= _summary(losses, trial.folder, milestone, workers)
         metrics |= {
             "train_cpu_s": trained - begun,
@@ -207,7 +211,6 @@ def _train(
 
 def _evaluate(
     config: DenoisingConfig,
-    judge: Judge,
     training: Training,
     trial: Trial,
     workers: Workers,
@@ -229,7 +232,7 @@ def _evaluate(
     pictures = trial.folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
-    return judge.score(images)
+    return _judge(config.judge, config.dataset, trial.cache).score(images)
 
 
 def _summary(

@@ -1,4 +1,4 @@
-"""Figures of strategies, samples, losses and quality; the caller saves them.
+"""Figures of strategies, losses and quality; the caller saves them.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
@@ -16,7 +16,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
-from PIL import Image
 
 FloatArray = npt.NDArray[np.float64]
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -25,7 +24,6 @@ Direction = Literal["minimize", "maximize"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#8a8a8a"
 PALE = "#d0d0d0"
-TILE = 64  # pixels; smaller images are magnified to about this size
 STYLE: Any = {  # Any: matplotlib's stubs list the keys one by one
     "axes.axisbelow": True,
     "axes.edgecolor": GREY,
@@ -85,7 +83,7 @@ def loss_by_log_snr(
     values = np.ma.masked_invalid(np.asarray(loss, dtype=float).T)
     norm = LogNorm() if values.count() and values.min() > 0 else None
     with mpl.rc_context(STYLE):
-        figure, (axis,) = _figure(6.4, 3.8)
+        figure, (axis,) = _figure(6.4, 3.8, right=1.0)
         across = np.array([0, *images_seen], dtype=float)
         mesh = axis.pcolormesh(across, _edges(log_snr), values, norm=norm, cmap="cividis")
         axis.grid(visible=False)
@@ -93,7 +91,8 @@ def loss_by_log_snr(
         axis.set_title(title)
         axis.set_ylabel("log-SNR (low = noise)")
         _count_images(axis)
-        figure.colorbar(mesh, ax=axis, label="mean squared error")
+        beside = axis.inset_axes((1.02, 0, 0.04, 1))
+        figure.colorbar(mesh, cax=beside, label="mean squared error")
     return figure
 
 
@@ -128,39 +127,28 @@ def quality_curves(
         axis.set_ylabel(f"{metric} ({better} is better)")
         axis.set_title(title)
         _count_images(axis)
-        axis.legend()
+        # matplotlib's "best" place takes seconds to find among a thousand curves.
+        axis.legend(loc="upper right" if direction == "minimize" else "lower right")
     return figure
 
 
-def sample_grid(images: npt.ArrayLike, n: int = 64) -> Image.Image:
-    """The first n images [N, C, H, W] in [-1, 1] as one picture; C is 1 or 3.
+def _figure(
+    width: float, height: float, rows: int = 1, right: float = 0.2
+) -> tuple[Figure, list[Axes]]:
+    """Axes one above the other; everything in inches, `right` is the margin there.
 
-    Tiny images are magnified without smoothing, so that each pixel stays visible.
+    The margins are fixed because a layout engine needs as long as the drawing itself, and there
+    are two figures a trial.
     """
-    tiles = np.asarray(images, dtype=np.float64)[:n]
-    if tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or len(tiles) == 0:
-        raise ValueError(f"images must be [N, 1 or 3, H, W], got {list(np.shape(images))}")
-    pixels = (255 * np.clip(np.nan_to_num(tiles) / 2 + 0.5, 0, 1)).round().astype(np.uint8)
-    zoom = max(1, round(TILE / pixels.shape[-1]))
-    pixels = pixels.repeat(zoom, axis=2).repeat(zoom, axis=3)
-    return _mosaic(pixels, columns=int(np.ceil(np.sqrt(len(pixels)))), gap=2)
-
-
-def _mosaic(tiles: npt.NDArray[np.uint8], columns: int, gap: int) -> Image.Image:
-    count, channels, height, width = tiles.shape
-    rows = -(-count // columns)
-    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
-    picture = np.full(shape, 255, dtype=np.uint8)
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, columns)
-        y, x = gap + row * (height + gap), gap + column * (width + gap)
-        picture[y : y + height, x : x + width] = tile.transpose(1, 2, 0)
-    return Image.fromarray(picture.squeeze(2) if channels == 1 else picture)
-
-
-def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=0.9 / width,
+        right=1 - right / width,
+        bottom=0.5 / height,
+        top=1 - 0.3 / height,
+        hspace=0.15,
+    )
     return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
 
 

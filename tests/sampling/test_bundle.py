@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stepsearch.errors import UserError
-from stepsearch.figures import sample_grid
+from stepsearch.pictures import sample_grid
 from stepsearch.sampling.bundle import load_strategy, write_bundle
 from stepsearch.sampling.sampler import generate
 from stepsearch.strategies import SpeedConfig, UniformConfig, strategy

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from diffusers import UNet2DModel
 from pydantic import Field, field_validator, model_validator
 
 from stepsearch.config import Config
 from stepsearch.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 
 class DenoiserConfig(Config):
@@ -57,6 +59,8 @@ class UNetConfig(DenoiserConfig):
 
     def build(self, shape: tuple[int, int, int], seed: int) -> UNet2DModel:
         """Raises UserError if the image cannot be halved between all levels."""
+        from diffusers import UNet2DModel  # seconds, which reading a configuration need not take
+
         channels, height, width = shape
         levels = len(self.channels)
         if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):

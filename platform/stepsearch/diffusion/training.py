@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.optimization import get_scheduler
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -76,6 +75,8 @@ class Training:
 
         Raises UserError if the workers cannot share a batch evenly.
         """
+        from diffusers.optimization import get_scheduler
+
         reuse_freed_memory()
         self.config, self.process, self.strategy = config, process, strategy
         self.workers, self.budget, self.images_seen = workers, budget, 0

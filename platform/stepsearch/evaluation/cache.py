@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 # Counts up when the network or its training changes, so that old files are trained anew.
 _VERSION = 1
 
+_UNUSABLE = (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError)
+
 
 def cache_file(config: ClassifierConfig, fingerprint: str, cache: Path) -> Path:
     """`cache`/<fingerprint of the data set>/classifier-<hash of the configuration>.safetensors"""
@@ -42,15 +46,43 @@ def load_or_train(
 ) -> tuple[Classifier, float]:
     """The classifier in `file` and its held-out accuracy; trained and stored if it is not there.
 
-    `train` and `held_out` are (images, labels). A file that cannot be read is replaced. Processes
-    may race: each writes a file of its own and moves it into place.
+    `train` and `held_out` are (images, labels). A file that cannot be read is replaced. Of several
+    processes one trains and the others wait for it; where the file system knows no locks each of
+    them trains, writes a file of its own and moves it into place.
     Raises UserError when `file` cannot be written.
     """
+    with contextlib.suppress(*_UNUSABLE):
+        return _load(config, train, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(file):
+            return _load_or_train(config, train, held_out, file)
+    except OSError as error:
+        raise UserError(f"cache must be a writable folder, got {file.parent} ({error})") from None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(file: Path) -> Iterator[None]:
+    lock = FileLock(file.with_suffix(".lock"))
+    with contextlib.suppress(NotImplementedError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _load_or_train(
+    config: ClassifierConfig,
+    train: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor],
+    file: Path,
+) -> tuple[Classifier, float]:
     try:
         return _load(config, train, file)
     except FileNotFoundError:
         pass
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except _UNUSABLE as error:
         logger.warning("the cached classifier %s is unusable and is trained anew: %s", file, error)
     classifier = train_classifier(config, *train)
     accuracy = classifier.accuracy(*held_out)
@@ -75,11 +107,8 @@ def _store(classifier: Classifier, facts: dict[str, object], file: Path) -> None
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     metadata = {"stepsearch": json.dumps({"version": _VERSION, **facts})}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(save(dict(classifier.state_dict()), metadata))
         os.replace(part, file)
-    except OSError as error:
-        raise UserError(f"cache must be a writable folder, got {file.parent} ({error})") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

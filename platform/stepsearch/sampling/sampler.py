@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -17,6 +15,9 @@ from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
 from stepsearch.strategies.base import PredictionType
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, DDPMScheduler
 
 
 class SamplerConfig(Config):
@@ -42,6 +43,8 @@ def diffusion_scheduler(
     That is "trailing" spacing, which starts at the noisiest timestep (Lin et al. 2024, table 2).
     Raises UserError if num_steps does not divide T: diffusers would round and miss timesteps.
     """
+    from diffusers import DDIMScheduler, DDPMScheduler
+
     if process.T % config.num_steps:
         raise UserError(f"sampler.num_steps must divide T = {process.T}, got {config.num_steps}")
     scheduler = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[config.kind](
@@ -71,6 +74,8 @@ def generate(
     neither n, nor the batch size, nor the number of workers changes an image but by rounding.
     Each worker draws an equally long run of images; a surplus beyond n is dropped.
     """
+    from diffusers.utils.torch_utils import randn_tensor
+
     scheduler = diffusion_scheduler(process, config, prediction_type)
     each = math.ceil(n / workers.size)
     start = workers.rank * each
@@ -93,6 +98,8 @@ def denoise(
     eta: float = 0.0,
 ) -> Tensor:
     """Run the sampler from x_T [N, C, H, W]; `noise` feeds its random steps, image by image."""
+    from diffusers import DDIMScheduler
+
     x = x_T
     options = {"eta": eta} if isinstance(scheduler, DDIMScheduler) else {}
     for t in scheduler.timesteps:

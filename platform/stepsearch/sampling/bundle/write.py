@@ -15,7 +15,8 @@ from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.diffusion.workers import Workers
 from stepsearch.errors import UserError
-from stepsearch.figures import sample_grid, strategy_curves
+from stepsearch.figures import strategy_curves
+from stepsearch.pictures import sample_grid
 from stepsearch.sampling.bundle.card import card
 from stepsearch.sampling.bundle.strategy_file import Provenance, StrategyFile, strategy_file
 from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
