@@ -7,7 +7,8 @@ import math
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -23,7 +24,8 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -102,6 +104,21 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def connecting(address: str = "local") -> Iterator[Future[None]]:
+    """`connect` in the background, since Ray takes seconds; the future says when it is there.
+
+    The thread lives as long as the connection: what Ray has started dies with the thread that
+    started it (PR_SET_PDEATHSIG).
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="connect") as pool, ExitStack() as connection:
+        future = pool.submit(connection.enter_context, connect(address))
+        try:
+            yield future
+        finally:
+            wait([future])
 
 
 def _check_reachable(address: str) -> None:

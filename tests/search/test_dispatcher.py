@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stepsearch.search.dispatcher import Dispatcher
-from stepsearch.search.trial import Trial
 
 GROUP = (0, "first")  # lane 0, the first incarnation of its worker group
 
 
-def trial(number: int) -> Trial:
-    return Trial(number, None, 0, (10, 20), Path(), Path())
+def trial(number: int) -> bytes:
+    """A sealed trial; the dispatcher never opens it."""
+    return f"trial {number}".encode()
+
+
+async def offer(dispatcher: Dispatcher, number: int) -> None:
+    await dispatcher.offer(number, budget=20, sealed=trial(number))
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
@@ -32,8 +35,8 @@ async def waits(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 
 
 async def on_a_lane(dispatcher: Dispatcher, number: int = 0) -> None:
-    await dispatcher.offer(trial(number))
-    assert await dispatcher.submit(number) == 0
+    await offer(dispatcher, number)
+    assert await dispatcher.position(number) == 0
     assert (await dispatcher.next_trial(*GROUP, index=number)) == trial(number)
 
 
@@ -117,8 +120,7 @@ def test_workers_of_one_incarnation_get_the_same_trial() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(retries=0, lanes=1)
         for number in (0, 1):
-            await dispatcher.offer(trial(number))
-            await dispatcher.submit(number)
+            await offer(dispatcher, number)
         first, again = [await dispatcher.next_trial(*GROUP, index=0) for _ in range(2)]
         assert first == again == trial(0)
 
@@ -183,7 +185,7 @@ def test_the_successor_of_a_lost_tune_actor_hears_the_open_result_again() -> Non
         await on_a_lane(dispatcher)
         await waits(dispatcher.report(0, {"fd": 3.0}, 10))
         first = await dispatcher.result(0, position=0)
-        position = await dispatcher.submit(0)  # the successor introduces itself
+        position = await dispatcher.position(0)  # the successor asks where it stands
         assert position == 0
         assert await dispatcher.result(0, position) == first
 
@@ -194,8 +196,7 @@ def test_pause_interrupts_waiting_and_running_trials() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(retries=1, lanes=1)
         await on_a_lane(dispatcher)
-        await dispatcher.offer(trial(1))
-        await dispatcher.submit(1)
+        await offer(dispatcher, 1)
         await dispatcher.pause()
         assert (await dispatcher.result(1, 0))["outcome"] == "interrupted"
         assert await dispatcher.tick(0, 5) is False
@@ -218,14 +219,12 @@ def test_close_sends_lanes_home() -> None:
 def test_without_any_lane_left_every_trial_fails_with_the_reason() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(retries=1, lanes=2)
-        await dispatcher.offer(trial(0))
-        await dispatcher.submit(0)
+        await offer(dispatcher, 0)
         await dispatcher.lose("no GPU")
         pending = await waits(dispatcher.result(0, 0))
         await dispatcher.lose("no GPU")
         assert (await pending)["reason"] == "no GPU"
-        await dispatcher.offer(trial(1))
-        await dispatcher.submit(1)
+        await offer(dispatcher, 1)
         assert (await dispatcher.result(1, 0))["outcome"] == "error"
 
     play(scene())

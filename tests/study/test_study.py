@@ -18,6 +18,7 @@ from stepsearch.study import (
     Space,
     StoredStudy,
     Study,
+    Suggest,
     TpeConfig,
 )
 
@@ -180,3 +181,38 @@ def test_a_running_trial_cannot_be_reported_before_it_is_asked_for(make: Make) -
     study.enqueue({"x": 0.5})
     with pytest.raises(StepsearchError, match=r"trial 0 must be running, it is waiting"):
         study.report(0, 100, 1.0)
+
+
+def test_an_ask_that_the_space_broke_off_is_taken_up_by_the_next_one(
+    make: Make, line: Space
+) -> None:
+    def broken(trial: Suggest) -> dict[str, Any]:
+        raise RuntimeError("not now")
+
+    study = make()
+    study.enqueue({"x": 0.5}, label="first")
+    with pytest.raises(RuntimeError, match="not now"):
+        study.ask(broken)
+    proposal = study.ask(line)
+    assert proposal is not None
+    assert (proposal.number, proposal.attrs) == (0, {"label": "first"})
+    assert study.running() == [0]
+    study.tell(0, "error", reason="enough")
+    assert study.running() == []
+    again = study.ask(line)
+    assert again is not None
+    assert again.number == 1
+
+
+def test_a_study_in_memory_proposes_what_one_in_a_file_does(make: Make, line: Space) -> None:
+    objectives = [Objective("fd_digits")]
+    asked = []
+    with Study.create(None, "search", objectives, TpeConfig(n_startup_trials=2), 7) as memory:
+        for study in (memory, make("tpe", seed=7, sampler={"n_startup_trials": 2})):
+            for number in range(6):
+                proposal = study.ask(line)
+                assert proposal is not None
+                study.report(number, 100, proposal.params["x"])
+                study.tell(number, "finished", [proposal.params["x"]])
+            asked.append([record.params["x"] for record in study.trials()])
+    assert asked[0] == asked[1]

@@ -19,7 +19,6 @@ class Entry:
     state: str = "running"
     images_seen: int = 0
     value: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,9 +17,10 @@ from stepsearch.search.view import STATE_STYLES
 _SHOWN = 12
 
 
-def report(result: SearchResult) -> RenderableType:
-    """The whole closing page."""
-    return Group(_table(result), Text(), _verdict(result), Text(), _places(result), _next(result))
+def show_report(result: SearchResult, console: Console) -> None:
+    """The whole closing page. A terminal wraps the commands itself, so that they can be copied."""
+    console.print(Group(_table(result), Text(), _verdict(result), Text(), _places(result)))
+    console.print(_next(result), soft_wrap=True, highlight=False)
 
 
 def _table(result: SearchResult) -> RenderableType:
@@ -100,16 +101,15 @@ def _places(result: SearchResult) -> RenderableType:
     return text
 
 
-def _next(result: SearchResult) -> RenderableType:
+def _next(result: SearchResult) -> str:
     """The commands to type next; they name the storage only where it is not the default."""
     name, storage = result.config.name, result.config.storage
-    tail = name if storage == Path("searches").absolute() else f"{name} --storage {storage}"
-    tail = " ".join(map(shlex.quote, tail.split(" ")))
+    tail = [name] if storage == Path("searches").absolute() else [name, "--storage", str(storage)]
     verbs = {"resume": "go on"} if result.interrupted else {}
     verbs |= {"ui": "look at the trials in MLflow"}
     if any(row.values for row in result.leaderboard.rows):
         verbs |= {"export": "take the winner with you"}
-    grid = Table.grid(padding=(0, 2))
-    for verb, what in verbs.items():
-        grid.add_row(f"  python run_search.py {verb} {tail}", Text(what, style="dim"))
-    return grid
+    return "\n".join(
+        f"  {what + ':':30}python run_search.py {verb} {shlex.join(tail)}"
+        for verb, what in verbs.items()
+    )

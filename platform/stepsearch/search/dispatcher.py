@@ -1,8 +1,8 @@
 """The dispatcher: one small actor between Ray Tune's trials and the lanes that train them.
 
-A trial of Ray Tune submits itself and then asks for one result after another; a lane asks for the
-next trial, trains it and reports. The dispatcher holds a report until Tune has decided on it, so a
-trial that is stopped early trains not one step too many, and the next one starts at once.
+The driver offers a trial, a lane takes it, trains it and reports, and Ray Tune's actor of the
+trial asks for one result after another. The dispatcher holds a report until Tune has decided on
+it, so a trial that is stopped early trains not one step too many, and the next starts at once.
 
 It also knows what Tune cannot: a lane whose worker group was restarted asks again while its trial
 is unfinished, and gets the same trial back, until its retries are spent.
@@ -17,18 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepsearch.search.trial import Trial
-
 Metrics = dict[str, float]
 Result = dict[str, Any]
 
 
 @dataclass
 class _Job:
-    """A submitted trial, as the dispatcher follows it."""
+    """An offered trial, as the dispatcher follows it."""
 
-    trial: Trial
-    submitted: bool = False
+    budget: int
+    sealed: bytes  # the Trial, pickled: only a lane's worker can open it
     attempts: int = 0
     images_seen: int = 0
     results: list[Result] = field(default_factory=list)
@@ -66,7 +64,7 @@ class Dispatcher:
         self._lanes_left = lanes
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[int] = deque()
-        self._claims: dict[tuple[int, str, int], Trial | None] = {}
+        self._claims: dict[tuple[int, str, int], bytes | None] = {}
         self._on_lane: dict[int, tuple[str, int]] = {}  # lane: (incarnation, trial's number)
         self._closed = False
         self._lost: str | None = None
@@ -75,14 +73,9 @@ class Dispatcher:
 
     # --- Ray Tune's side ---------------------------------------------------------------------
 
-    async def submit(self, number: int) -> int:
-        """Queue a trial, once; returns how many of its results Tune has decided on already."""
-        job = self._jobs[number]
-        if not job.submitted:
-            job.submitted = True
-            self._queue(number)
-            await self._wake()
-        return job.decided
+    async def position(self, number: int) -> int:
+        """How many of a trial's results Tune has decided on already."""
+        return self._jobs[number].decided
 
     async def result(self, number: int, position: int) -> Result:
         """Result `position` of a trial; to ask for it says that Tune has let the trial go on.
@@ -103,9 +96,12 @@ class Dispatcher:
 
     # --- the driver's side -------------------------------------------------------------------
 
-    async def offer(self, trial: Trial) -> None:
-        """Make a trial known; it is queued when Ray Tune has started it."""
-        self._jobs.setdefault(trial.number, _Job(trial))
+    async def offer(self, number: int, budget: int, sealed: bytes) -> None:
+        """Queue a trial that Ray Tune is about to start: its lane need not wait for that."""
+        if number not in self._jobs:
+            self._jobs[number] = _Job(budget, sealed)
+            self._queue(number)
+            await self._wake()
 
     async def pause(self) -> None:
         """Ask every trial to save a checkpoint and leave its lane; nothing new is started."""
@@ -144,7 +140,7 @@ class Dispatcher:
 
     # --- a lane's side: every worker of the lane calls, rank 0 speaks for all ----------------
 
-    async def next_trial(self, lane: int, incarnation: str, index: int) -> Trial | None:
+    async def next_trial(self, lane: int, incarnation: str, index: int) -> bytes | None:
         """The `index`-th trial of this incarnation of the lane's worker group; None: go home."""
         claim = (lane, incarnation, index)
         self._recover(lane, incarnation)
@@ -167,7 +163,7 @@ class Dispatcher:
         job = self._jobs[number]
         job.images_seen = max(job.images_seen, images_seen)
         if metrics is not None and job.position(images_seen) is None and not job.over:
-            job.publish(_result(metrics, images_seen, job.trial.budget))
+            job.publish(_result(metrics, images_seen, job.budget))
             await self._wake()
         await self._until(lambda: job.stopped or job.over or self._let_go(job, images_seen))
         return job.verdict("report", images_seen)
@@ -197,11 +193,11 @@ class Dispatcher:
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _start(self, lane: int, incarnation: str) -> Trial:
+    def _start(self, lane: int, incarnation: str) -> bytes:
         number = self._waiting.popleft()
         self._jobs[number].attempts += 1
         self._on_lane[lane] = (incarnation, number)
-        return self._jobs[number].trial
+        return self._jobs[number].sealed
 
     def _recover(self, lane: int, incarnation: str) -> None:
         """Take back the trial that a lost worker group of this lane was training."""

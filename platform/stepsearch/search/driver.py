@@ -6,7 +6,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import FrameType
@@ -33,11 +34,14 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
     KeyboardInterrupt. Raises UserError, with nothing left behind, for a wrong configuration.
     """
     config.space.check(config.trainer.facts())
-    config.trainer.check(config.lanes.workers)
-    config = config.resolved()
-    earlier = SearchFolder.find(config.storage, config.warm_start) if config.warm_start else None
-    folder = SearchFolder.create(config.folder, config)
     with ExitStack() as opened:
+        connection = opened.enter_context(cluster.connecting(config.cluster))
+        config.trainer.check(config.lanes.workers)
+        config = config.resolved()
+        earlier = (
+            SearchFolder.find(config.storage, config.warm_start) if config.warm_start else None
+        )
+        folder = SearchFolder.create(config.folder, config)
         undo = opened.enter_context(ExitStack())
         undo.callback(shutil.rmtree, folder.path)
         opened.enter_context(folder.locked())
@@ -49,7 +53,7 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
             config.seed,
             constraints=tuple(config.guards or ()),
         )
-        driver = _Driver(opened, config, folder, study, view or Silent())
+        driver = _Driver(opened, connection, config, folder, study, view or Silent())
         driver.agenda.enqueue_fixed_points()
         if earlier is not None:
             with StoredStudy.open(earlier.study, earlier.path.name) as other:
@@ -72,7 +76,8 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
         if Agenda(config, study, lambda: found.leaderboard).complete:
             study.close()
             return found
-        return _Driver(opened, config, folder, study, view or Silent()).run()
+        connection = opened.enter_context(cluster.connecting(config.cluster))
+        return _Driver(opened, connection, config, folder, study, view or Silent()).run()
 
 
 class _Driver:
@@ -81,47 +86,51 @@ class _Driver:
     def __init__(
         self,
         opened: ExitStack,
+        connection: Future[None],
         config: SearchConfig,
         folder: SearchFolder,
         study: Study,
         view: View,
     ) -> None:
+        self._begun = time.monotonic()
         self._config, self._folder, self._view = config, folder, view
         self._study = opened.enter_context(study)
-        opened.enter_context(cluster.connect(config.cluster))
+        connection.result()
+        from stepsearch.search.engine import Engine  # imports Ray, whose settings are made now
+
         self._shape = cluster.fit_lanes(config.lanes, cluster.resources())
+        self._engine = opened.enter_context(Engine(config, self._shape, folder))
         self._tracker = opened.enter_context(_tracker(config, folder))
         self._history = History(folder.history)
         self.agenda = Agenda(config, study, self._standings)
 
     def run(self) -> SearchResult:
         """From the first trial to the last record."""
-        from stepsearch.search.engine import Engine  # imports ray.train and with it torch
-
-        config, begun = self._config, time.monotonic()
+        config, engine = self._config, self._engine
         board = self._board()
         self._view.show(board)
         try:
-            with Engine(config, self._shape, self._folder) as engine:
-                board.message = "preparing"
-                self._start_search(config.trainer.prepare(self._folder.cache))
-                board.message = ""
-                recorder = Recorder(
-                    self._study,
-                    self._tracker,
-                    self._history,
-                    board,
-                    self._view,
-                    config.guards or {},
-                )
-                with _stop_on_signal(engine.pause, self._view), _watch(engine.progress, board):
-                    engine.run(self.agenda, recorder, self._trial, self._study.trials())
-                recorder.close()
+            self._start_search()
+            recorder = Recorder(
+                self._study, self._tracker, self._history, board, self._view, config.guards or {}
+            )
+            with (
+                _stop_on_signal(engine.pause, self._view),
+                _watch(engine.progress, board),
+                _meanwhile(self._prepare, engine.pause),
+            ):
+                engine.run(self.agenda, recorder, self._trial, self._study.trials())
+            recorder.close()
         finally:
             self._view.close()
         result = SearchResult.read(config, interrupted=engine.paused)
-        unrecorded = log_summary(self._tracker, result, time.monotonic() - begun)
+        unrecorded = log_summary(self._tracker, result, time.monotonic() - self._begun)
         return replace(result, unrecorded=unrecorded)
+
+    def _prepare(self) -> None:
+        """Make what all trials share; the first ones need it at their first milestone only."""
+        prepared = self._config.trainer.prepare(self._folder.cache)
+        self._tracker.log(self._tracker.search, prepared, step=0)
 
     def _standings(self) -> Leaderboard:
         config = self._config
@@ -171,7 +180,7 @@ class _Driver:
         board.share_before = board.share_done
         return board
 
-    def _start_search(self, prepared: Mapping[str, float]) -> None:
+    def _start_search(self) -> None:
         config = self._config
         self._tracker.start_search(
             config.name,
@@ -190,7 +199,6 @@ class _Driver:
             config=config.model_dump(mode="json"),
         )
         self._folder.page.write_text(self._tracker.views.table)
-        self._tracker.log(self._tracker.search, prepared, step=0)
 
 
 def _tracker(config: SearchConfig, folder: SearchFolder) -> Tracker:
@@ -229,13 +237,29 @@ def _stop_on_signal(pause: Callable[[], None], view: View) -> Iterator[None]:
 
 
 @contextmanager
+def _meanwhile(work: Callable[[], None], pause: Callable[[], None]) -> Iterator[None]:
+    """Do something in a thread of its own; when it fails, pause the search and raise the error."""
+
+    def stop_if_failed(done: Future[None]) -> None:
+        if done.exception() is not None:
+            pause()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
+        done = pool.submit(work)
+        done.add_done_callback(stop_if_failed)
+        yield
+        done.result()
+
+
+@contextmanager
 def _watch(progress: Callable[[], dict[int, int]], board: Board) -> Iterator[None]:
-    """Keep the board's `images_seen` of the running trials up to date."""
+    """Keep the board's `images_seen` of the running trials up to date, from the first one on."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.5):
             for number, images_seen in progress().items():
+                board.message = ""
                 if number in board.entries:
                     board.entries[number].images_seen = images_seen
 

@@ -1,8 +1,8 @@
 """The engine: Ray Tune runs the trials, a few resident Ray Train worker groups train them.
 
-    Ray Tune ── LaneTrial ──┐                   ┌── lane 0: TorchTrainer, its workers
-    (one actor a trial      ├── Dispatcher ─────┤
-     at a time, reused)     ┘                   └── lane 1: TorchTrainer, its workers
+    Ray Tune ── LaneTrial ──┐                 ┌── lane 0: the workers of a TorchTrainer
+    (one actor a trial      ├──── Lanes ──────┤
+     at a time, reused)     ┘                 └── lane 1: the workers of a TorchTrainer
 
 A lane is started once and trains one trial after another, so that a trial costs what its training
 costs: no process is started and nothing is imported for it.
@@ -11,22 +11,20 @@ costs: no process is started and nothing is imported for it.
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stepsearch.cluster import LaneShape
 from stepsearch.errors import StepsearchError
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.dispatcher import Dispatcher
 from stepsearch.search.folder import SearchFolder
-from stepsearch.search.lane import Lane
+from stepsearch.search.lane import Lanes
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.schedulers import replay, trial_scheduler
 from stepsearch.search.searcher import StudySearcher
@@ -45,20 +43,16 @@ class Engine:
     def __init__(self, config: SearchConfig, shape: LaneShape, folder: SearchFolder) -> None:
         self._config, self._shape, self._folder = config, shape, folder
         self._searcher: StudySearcher | None = None
+        self._on_the_way_home: ray.ObjectRef[None] | None = None
 
     def __enter__(self) -> Engine:
         self._name = f"stepsearch-{self._config.name}-{uuid.uuid4().hex[:8]}"
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Dispatcher).options(
+        actor = ray.remote(Lanes).options(
             name=self._name, num_cpus=0, scheduling_strategy=here, max_concurrency=1000
         )
-        self._dispatcher = actor.remote(self._config.retries, self._shape.count)
-        run, folder = self._config.trainer.run, self._folder.lanes
-        self._lanes = [
-            Lane(i, run, self._dispatcher, self._shape, folder) for i in range(self._shape.count)
-        ]
-        for lane in self._lanes:
-            lane.start()
+        run = cloudpickle.dumps(self._config.trainer.run)
+        self._lanes = actor.remote(run, self._shape, self._folder.lanes, self._config.retries)
         return self
 
     def __exit__(
@@ -67,13 +61,11 @@ class Engine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Send the lanes home and wait for them, unless somebody is in a hurry."""
-        if kind is not None and not issubclass(kind, Exception):
-            return
-        ray.get(self._dispatcher.close.remote())
-        deadline = time.monotonic() + _GOING_HOME_S
-        for lane in self._lanes:
-            lane.join(max(0.0, deadline - time.monotonic()))
+        """Wait until the lanes have left; end them where `run` did not come to its end."""
+        if kind is None and self._on_the_way_home is not None:
+            ray.get(self._on_the_way_home)
+        else:
+            ray.kill(self._lanes)
 
     @property
     def paused(self) -> bool:
@@ -91,7 +83,7 @@ class Engine:
         Raises StepsearchError when a record could not be written.
         """
         config = self._config
-        self._searcher = StudySearcher(agenda, recorder, make_trial, self._dispatcher, self._name)
+        self._searcher = StudySearcher(agenda, recorder, make_trial, self._lanes, self._name)
         scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
         for record in past:
             replay(scheduler, record.intermediate, f"past-{record.number}", config.primary.name)
@@ -111,6 +103,7 @@ class Engine:
                 verbose=0,
             ),
         ).fit()
+        self._on_the_way_home = self._lanes.send_home.remote(_GOING_HOME_S)
         if self._searcher.failure is not None:
             raise StepsearchError(
                 f"the search was stopped, a record could not be written: {self._searcher.failure}"
@@ -121,9 +114,9 @@ class Engine:
         """Let every trial save a checkpoint and end as interrupted; `run` returns then."""
         if self._searcher is not None:
             self._searcher.stopping.set()
-        ray.get(self._dispatcher.pause.remote())
+        ray.get(self._lanes.pause.remote())
 
     def progress(self) -> dict[int, int]:
         """`images_seen` of the trials that are on a lane."""
-        seen: dict[int, int] = ray.get(self._dispatcher.progress.remote())
+        seen: dict[int, int] = ray.get(self._lanes.progress.remote())
         return seen

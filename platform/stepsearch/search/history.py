@@ -11,22 +11,26 @@ Metrics = dict[str, float]
 
 
 class History:
-    """The metrics of every trial at every milestone; each is recorded once."""
+    """The metrics of every trial at every milestone; each is recorded once.
 
-    def __init__(self, path: Path) -> None:
+    Without a path they are in memory only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._metrics: dict[int, dict[int, Metrics]] = defaultdict(dict)
-        if path.exists():
-            self._read()
+        if path is not None and path.exists():
+            self._read(path)
 
     def add(self, number: int, images_seen: int, metrics: Mapping[str, float]) -> bool:
         """Record the metrics of a milestone; False when they are there already."""
         if images_seen in self._metrics[number]:
             return False
         self._metrics[number][images_seen] = dict(metrics)
-        line = {"trial": number, "images_seen": images_seen, "metrics": dict(metrics)}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._path is not None:
+            line = {"trial": number, "images_seen": images_seen, "metrics": dict(metrics)}
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
         return True
 
     def curve(self, number: int, metric: str) -> dict[int, float]:
@@ -43,11 +47,11 @@ class History:
         """The sum of a metric over all reports of all trials, e.g. of CPU-seconds."""
         return sum(m.get(metric, 0.0) for trial in self._metrics.values() for m in trial.values())
 
-    def _read(self) -> None:
-        text = self._path.read_text()
+    def _read(self, path: Path) -> None:
+        text = path.read_text()
         if text and not text.endswith("\n"):  # a killed driver was writing this line
             text = text[: text.rfind("\n") + 1]
-            self._path.write_text(text)
+            path.write_text(text)
         for line in text.splitlines():
             entry = json.loads(line)
             self._metrics[entry["trial"]][entry["images_seen"]] = entry["metrics"]

@@ -66,11 +66,11 @@ class Recorder:
         self._study.report(number, images_seen, value)
         self._tracker.log(self._runs[number][0], metrics, step=images_seen)
         entry = self._board.entries[number]
-        entry.images_seen, entry.value, entry.metrics = images_seen, value, metrics
+        entry.images_seen, entry.value = images_seen, value
 
     def ended(self, number: int, outcome: Any, reason: str | None) -> None:
         """A trial is over; an interrupted one only for now."""
-        run, trial = self._runs[number]
+        run, trial = self._runs.pop(number)
         if outcome == "interrupted":
             self._tracker.end_trial(run, outcome)
         else:

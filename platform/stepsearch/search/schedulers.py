@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.experiment import Trial as TuneTrial
@@ -74,8 +74,49 @@ def replay(scheduler: TrialScheduler, curve: dict[int, float], name: str, metric
     """Tell a new trial scheduler what a trial of an interrupted search had reported."""
     if not isinstance(scheduler, _ProtectingASHA):
         return  # the median rule compares running averages of live trials only
-    trial = SimpleNamespace(trial_id=name, config={"protected": False})
-    scheduler.on_trial_add(None, trial)
+    playback = Playback(scheduler, metric)
+    playback.add(name, protected=False)
     for images_seen, value in sorted(curve.items()):
-        scheduler.on_trial_result(None, trial, {"images_seen": images_seen, metric: value})
-    scheduler.on_trial_remove(None, trial)
+        playback.stops(name, images_seen, value)
+    playback.remove(name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Played:
+    """A trial as a trial scheduler sees it."""
+
+    trial_id: str
+    config: dict[str, bool]
+
+
+class Playback:
+    """Asks a trial scheduler, as Ray Tune does, about trials that no Ray Tune runs."""
+
+    def __init__(self, scheduler: TrialScheduler, metric: str) -> None:
+        self._scheduler, self._metric = scheduler, metric
+        self._trials: dict[str, Any] = {}
+
+    def add(self, name: str, *, protected: bool) -> None:
+        self._trials[name] = _Played(name, {"protected": protected})
+        self._scheduler.on_trial_add(self, self._trials[name])  # type: ignore[arg-type]
+
+    def stops(self, name: str, images_seen: int, value: float) -> bool:
+        """Whether a report that is not the trial's last one ends it; `complete` it then."""
+        trial, result = self._trials[name], self._result(images_seen, value)
+        return bool(self._scheduler.on_trial_result(self, trial, result) == TrialScheduler.STOP)  # type: ignore[arg-type]
+
+    def complete(self, name: str, images_seen: int, value: float) -> None:
+        """The trial is over; this was its last report."""
+        trial, result = self._trials.pop(name), self._result(images_seen, value)
+        self._scheduler.on_trial_complete(self, trial, result)  # type: ignore[arg-type]
+
+    def remove(self, name: str) -> None:
+        """The trial is over without a last report."""
+        self._scheduler.on_trial_remove(self, self._trials.pop(name))  # type: ignore[arg-type]
+
+    def get_live_trials(self) -> list[Any]:
+        """What the median rule asks Ray Tune's controller for: nobody waits for a place."""
+        return []
+
+    def _result(self, images_seen: int, value: float) -> dict[str, float]:
+        return {"images_seen": images_seen, self._metric: value}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from stepsearch.search.agenda import Agenda
@@ -48,7 +49,8 @@ class StudySearcher(Searcher):
         trial = self._make_trial(proposal)
         self._numbers[trial_id] = trial.number
         self._recorder.started(proposal, trial)
-        ray.get(self._dispatcher.offer.remote(trial))
+        sealed = cloudpickle.dumps(trial)
+        ray.get(self._dispatcher.offer.remote(trial.number, trial.budget, sealed))
         protected = proposal.attrs.get("role") in PROTECTED
         return {
             "dispatcher": self._dispatcher_name,

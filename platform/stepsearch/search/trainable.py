@@ -15,7 +15,7 @@ class TrialFailed(StepsearchError):
 
 
 class LaneTrial(tune.Trainable):
-    """Submits its trial to the dispatcher and waits for results.
+    """Asks the dispatcher for the results of its trial.
 
     The actor is reused for the next trial (`reuse_actors`); the training happens on a lane, which
     outlives it. When this actor dies, Tune starts another one that finds the trial under way. It
@@ -46,4 +46,4 @@ class LaneTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._number = config["number"]
-        self._position = ray.get(self._dispatcher.submit.remote(self._number))
+        self._position = ray.get(self._dispatcher.position.remote(self._number))

@@ -1,4 +1,4 @@
-"""Where a study lies: a sqlite file inside the search's folder, or a database server."""
+"""Where a study lies: a sqlite file, a database server, or nowhere but in this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from stepsearch.errors import UserError
 
@@ -17,12 +17,12 @@ LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tm
 
 
 @contextmanager
-def connect(storage: str | Path, *, new: bool) -> Iterator[RDBStorage]:
-    """Open a sqlite file (a path) or a database (a URL); closed again if the block fails.
+def connect(storage: str | Path | None, *, new: bool) -> Iterator[BaseStorage]:
+    """Open a sqlite file (a path), a database (a URL) or, for None, memory of this process.
 
-    Only with `new` may the file be made.
+    It is closed again if the block fails. Only with `new` may the file be made.
     """
-    database = _database(str(storage)) if "://" in str(storage) else _file(Path(storage), new)
+    database = _opened(storage, new)
     try:
         yield database
     except BaseException:
@@ -30,10 +30,17 @@ def connect(storage: str | Path, *, new: bool) -> Iterator[RDBStorage]:
         raise
 
 
-def disconnect(database: RDBStorage) -> None:
+def disconnect(database: BaseStorage) -> None:
     """Close the connections of this process."""
     database.remove_session()
-    database.engine.dispose()
+    if isinstance(database, RDBStorage):
+        database.engine.dispose()
+
+
+def _opened(storage: str | Path | None, new: bool) -> BaseStorage:
+    if storage is None:
+        return InMemoryStorage()
+    return _database(str(storage)) if "://" in str(storage) else _file(Path(storage), new)
 
 
 def _file(path: Path, new: bool) -> RDBStorage:

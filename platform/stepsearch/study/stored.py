@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import optuna
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from stepsearch.errors import UserError
@@ -29,7 +29,7 @@ from stepsearch.study.warm_start import WARM_START
 class StoredStudy:
     """A study to be read, while its search runs or after it."""
 
-    def __init__(self, storage: RDBStorage, name: str) -> None:
+    def __init__(self, storage: BaseStorage, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name = name
         self._storage = storage
@@ -70,6 +70,10 @@ class StoredStudy:
         running = self._trials(TrialState.RUNNING)
         return [proposal(trial) for trial in running if PROPOSED in trial.user_attrs]
 
+    def running(self) -> list[int]:
+        """The numbers of the trials that were asked for and not told."""
+        return [trial.number for trial in self._trials(TrialState.RUNNING)]
+
     def trials(self) -> list[TrialRecord]:
         """Every trial that was asked for, by number."""
         asked = (t for t in self._trials() if t.state is not TrialState.WAITING)
@@ -100,10 +104,17 @@ class StoredStudy:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
     def _trial(self, number: int) -> FrozenTrial:
-        trials = self._trials()
-        if not 0 <= number < len(trials):
-            raise UserError(f"trial must be in 0..{len(trials) - 1}, got {number}")
-        return trials[number]
+        find = self._storage.get_trial_id_from_study_id_trial_number
+        try:  # to read all the others for it would take longer with each trial
+            return self._storage.get_trial(find(self._study._study_id, number))
+        except KeyError:
+            last = len(self._trials()) - 1
+            raise UserError(f"trial must be in 0..{last}, got {number}") from None
+
+    def _cut_short(self) -> int | None:
+        """The storage's id of the trial whose ask a kill has cut short; one at most."""
+        running = self._trials(TrialState.RUNNING)
+        return next((t._trial_id for t in running if PROPOSED not in t.user_attrs), None)
 
     def _finished(self) -> list[FrozenTrial]:
         """This search's own trials that reached their budget."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
 from stepsearch.config import parse
@@ -55,15 +55,16 @@ class Study(StoredStudy):
     uninterrupted one would have.
     """
 
-    def __init__(self, storage: RDBStorage, name: str) -> None:
+    def __init__(self, storage: BaseStorage, name: str) -> None:
         super().__init__(storage, name)
         self._running: dict[int, _Running] = {}
+        self._half_asked = self._cut_short()
         self._grid: list[dict[str, Any]] | None = None
 
     @classmethod
     def create(
         cls,
-        storage: str | Path,
+        storage: str | Path | None,
         name: str,
         objectives: Sequence[Objective],
         sampler: OptunaSamplerConfig,
@@ -71,7 +72,7 @@ class Study(StoredStudy):
         *,
         constraints: Sequence[str] = (),
     ) -> Self:
-        """A new study in a sqlite file (a path) or in a database (a URL).
+        """A new study in a sqlite file (a path), in a database (a URL) or in memory (None).
 
         `constraints` names what `tell` will bring besides the objectives: a value above 0 makes a
         trial infeasible.
@@ -121,11 +122,13 @@ class Study(StoredStudy):
         trial = self._next(space)
         if trial is None:
             return None
+        self._half_asked = trial._trial_id
         self._check_fixed(trial, space)
         self._study.sampler = self.settings.sampler.build(self.settings.seed, trial.number)
         values = _as_json(space(trial), "what the space returns")
         trial.set_user_attr(PROPOSED, values)
         self._running[trial.number] = _Running(trial, {})
+        self._half_asked = None
         return Proposal(trial.number, trial.params, values, callers(trial.user_attrs))
 
     def report(self, number: int, step: int, value: float) -> None:
@@ -190,9 +193,8 @@ class Study(StoredStudy):
         return len(added)
 
     def _next(self, space: Space) -> Trial | None:
-        for frozen in self._trials(TrialState.RUNNING):
-            if PROPOSED not in frozen.user_attrs:  # an ask that was cut short
-                return Trial(self._study, frozen._trial_id)
+        if self._half_asked is not None:
+            return Trial(self._study, self._half_asked)
         sampler = self.settings.sampler
         if isinstance(sampler, GridConfig) and not self.waiting():
             point = self._next_grid_point(space, sampler.points)
@@ -217,6 +219,7 @@ class Study(StoredStudy):
             run_fixed(space, fixed, f"fixed point {label!r}")
         except UserError as error:
             self.tell(trial.number, "error", reason=str(error))
+            self._half_asked = None
             raise
 
     def _held(self, number: int) -> _Running:
