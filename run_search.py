@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from stepsearch.search.result import SearchResult
 
 DEFAULT = Path(__file__).parent / "search_spaces" / "speed_digits.yaml"
+CURVES = Path(__file__).parent / "benchmarks" / "curves" / "speed_digits.csv.gz"
 SEARCHES = Path("searches")
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -97,19 +99,55 @@ def plan(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006
     show_plan(load(file, set_), console)
 
 
+@app.command(
+    epilog=_examples(
+        "simulate my_search.yaml",
+        "simulate --set trial_scheduler.reduction=3 --set budget.trials=16",
+        "simulate my_search.yaml --curves an-earlier-search",
+    )
+)
+def simulate(
+    file: File = DEFAULT,
+    set_: Sets = [],  # noqa: B006
+    curves: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE.csv.gz|NAME",
+            help="recorded curves, or a search; without it, SpeeD on digits",
+            show_default=False,
+        ),
+    ] = str(CURVES),
+    searches: Annotated[int, typer.Option(metavar="N", min=1, help="how many to simulate")] = 20,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the numbers here too")
+    ] = None,
+) -> None:
+    """Show what the settings of a search cost, without training.
+
+    Replays the search over recorded learning curves, many times; takes seconds.
+    """
+    from stepsearch.search.files import write_json
+    from stepsearch.simulation.page import read_curves, show_simulation
+
+    config = load(file, set_)
+    found = show_simulation(config, read_curves(curves, config.storage), searches, console)
+    if json is not None:
+        write_json(json, found)
+
+
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(help="the name of a search")] = None,
     storage: Storage = SEARCHES,
 ) -> None:
     """Show where a search stands; without a name, all of them."""
-    from stepsearch.search.closing import report
+    from stepsearch.search.closing import show_report
     from stepsearch.search.folder import names
     from stepsearch.search.result import SearchResult
 
     found = [name] if name else names(storage)
     for each in found:
-        console.print(report(SearchResult.read(recorded(each, storage))))
+        show_report(SearchResult.read(recorded(each, storage)), console)
     if not found:
         console.print(f"no searches in {storage}; `python run_search.py` runs the default one")
 
@@ -232,6 +270,8 @@ def main() -> None:
     """Run the CLI; a user's error is one line and exit code 2, never a traceback."""
     from stepsearch.errors import StepsearchError, UserError
 
+    # For this process, which only draws and records: its threads would slow the lanes down.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         app()
     except StepsearchError as error:
@@ -290,11 +330,11 @@ def _recorded(name: str, storage: Path) -> dict[str, Any]:
 
 def _follow(begin: Any, config: SearchConfig) -> None:
     """Run a search under the live view and print how it ended."""
-    from stepsearch.search.closing import report
+    from stepsearch.search.closing import show_report
     from stepsearch.search.view import live_view
 
     result: SearchResult = begin(config, live_view(console))
-    console.print(report(result))
+    show_report(result, console)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
 

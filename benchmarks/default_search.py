@@ -1,9 +1,13 @@
 """What the default search costs: wall time, CPU-seconds and memory, and where they go.
 
 Runs `python run_search.py run` as a user does, in a temporary storage, and watches all of its
-processes from outside. Takes as long as the search: some minutes on two cores.
+processes from outside. Then it does all of the search's trainings and evaluations again, bare: in
+one plain process on one thread, one after another. Takes about ten minutes on two cores.
 
     python benchmarks/default_search.py [--set KEY=VALUE ...]
+
+`wall_ratio` is the search's wall time over the bare one's share of a lane: 1 is a search that
+costs nothing but its trainings, in perfectly filled lanes.
 
 Training and evaluation are the CPU-seconds that the trials report. A lane is with a trial from the
 moment Optuna proposes it until Optuna is told how it ended. The last line is a JSON object.
@@ -13,12 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +32,9 @@ from typing import Any
 
 import optuna
 
+from benchmarks.bare import Training, train, trainings
 from benchmarks.meter import Meter
+from run_search import find
 from stepsearch.search.folder import SearchFolder, names
 from stepsearch.study.records import record
 
@@ -119,6 +127,49 @@ def run(storage: Path, sets: list[str]) -> Search:
     return Search(SearchFolder.find(storage, name), began, first_report, ended)
 
 
+def bare_s(search: Search) -> float:
+    """Seconds of the search's trainings and evaluations in one process, its imports left out."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        storage = search.folder.path.parent
+        return pool.submit(
+            _bare, storage, search.folder.path.name, trainings(search.trials)
+        ).result()
+
+
+def _bare(storage: Path, name: str, work: list[Training]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        config = find(name, storage)
+        train(config, work[:0], Path(folder))  # imports, and the judge's classifier
+        began = time.perf_counter()
+        train(config, work, Path(folder))
+        return time.perf_counter() - began
+
+
+def summary(search: Search, meter: Meter, bare: float) -> dict[str, Any]:
+    """The numbers of the last line."""
+    trained, judged = search.total("train_cpu_s"), search.total("evaluation_cpu_s")
+    all_cpu_s = sum(meter.cpu_s.values())
+    return {
+        "benchmark": "default_search",
+        "wall_s": round(search.wall_s, 1),
+        "first_step_s": round(search.first_step - search.began, 1),
+        "trials": dict(search.outcomes),
+        "images": search.images,
+        "lanes": search.lanes,
+        "bare_s": round(bare, 1),
+        "wall_ratio": round(search.wall_s / (bare / search.lanes), 3),
+        "train_cpu_s": round(trained, 1),
+        "evaluation_cpu_s": round(judged, 1),
+        "all_cpu_s": round(all_cpu_s, 1),
+        "train_share": round(trained / all_cpu_s, 3),
+        "cpu_share": round((trained + judged) / all_cpu_s, 3),
+        "peak_gib": round(meter.peak_bytes / 2**30, 2),
+        "processes": meter.most_processes,
+        "others_cpu_s": round(meter.others_cpu_s, 1),
+    }
+
+
 def show(title: str, parts: Mapping[str, float]) -> None:
     whole = sum(parts.values())
     print(f"\n{title}: {whole:.1f}")
@@ -130,27 +181,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     sets = parser.parse_args().set
-    with tempfile.TemporaryDirectory() as storage, Meter() as meter:
-        search = run(Path(storage), sets)
-        lane_seconds, all_cpu_s = search.lane_seconds(), sum(meter.cpu_s.values())
-        train, evaluation = search.total("train_cpu_s"), search.total("evaluation_cpu_s")
-        result = {
-            "benchmark": "default_search",
-            "wall_s": round(search.wall_s, 1),
-            "first_step_s": round(search.first_step - search.began, 1),
-            "trials": dict(search.outcomes),
-            "images": search.images,
-            "lanes": search.lanes,
-            "train_cpu_s": round(train, 1),
-            "evaluation_cpu_s": round(evaluation, 1),
-            "all_cpu_s": round(all_cpu_s, 1),
-            "train_share": round(train / all_cpu_s, 3),
-            "cpu_share": round((train + evaluation) / all_cpu_s, 3),
-            "lane_ratio": round(search.lanes * search.wall_s / (train + evaluation), 3),
-            "peak_gib": round(meter.peak_bytes / 2**30, 2),
-            "processes": meter.most_processes,
-            "others_cpu_s": round(meter.others_cpu_s, 1),
-        }
+    with tempfile.TemporaryDirectory() as storage:
+        with Meter() as meter:
+            search = run(Path(storage), sets)
+        lane_seconds, bare = search.lane_seconds(), bare_s(search)
+        result = summary(search, meter, bare)
     for name, value in result.items():
         print(f"{name:18s} {value}")
     show("CPU-seconds", meter.cpu_s)

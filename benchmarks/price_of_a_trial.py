@@ -32,7 +32,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -42,11 +42,11 @@ from typing import Any
 import optuna
 
 from benchmarks import stamps
+from benchmarks.bare import Training, train, trainings
 from benchmarks.meter import Meter
 from benchmarks.stamps import Stamp, StampedTrainer, Visit, stamp
 from search_spaces.speed import SpeedSpace
 from stepsearch.cluster import LanesConfig
-from stepsearch.diffusion.workers import ALONE
 from stepsearch.evaluation.judge import JudgeConfig
 from stepsearch.search.board import Board, Silent
 from stepsearch.search.config import (
@@ -56,10 +56,7 @@ from stepsearch.search.config import (
     TrialSchedulerConfig,
 )
 from stepsearch.search.driver import launch
-from stepsearch.search.history import History
-from stepsearch.search.trial import Trial
 from stepsearch.study import RandomConfig
-from stepsearch.study.records import PROPOSED
 
 NAME = "price"
 _OF_THE_CLOCK = {"train_cpu_s", "evaluation_cpu_s", "images_per_s"}
@@ -90,35 +87,9 @@ class _Watcher(Silent):
         stamp("connected")
 
 
-def plain(storage: Path, proposals: Sequence[Mapping[str, Any]]) -> None:
+def plain(storage: Path, work: Sequence[Training]) -> None:
     """The trainings of a search without the engine; runs in a process of its own."""
-    config = configuration(storage, 1)
-    cache, history = storage / ".cache", History(storage / NAME / "history.jsonl")
-    config.trainer.prepare(cache)  # from here on there is one thread
-    for number, proposed in enumerate(proposals):
-        trial = Trial(
-            number=number,
-            config=config.trainer_for(proposed),
-            seed=config.seed,
-            milestones=config.budget.milestones(),
-            folder=storage / NAME / f"{number:03d}",
-            cache=cache,
-        )
-        trial.folder.mkdir(parents=True)
-        config.trainer.run(trial, _ToHistory(history, number), ALONE)
-
-
-class _ToHistory:
-    """The report of a trial that nobody stops."""
-
-    def __init__(self, history: History, number: int) -> None:
-        self._history, self._number = history, number
-
-    def __call__(self, metrics: Mapping[str, float]) -> bool:
-        return self._history.add(self._number, int(metrics["images_seen"]), metrics)
-
-    def progress(self, images_seen: int) -> bool:
-        return True
+    train(configuration(storage, 1), work, storage / NAME)
 
 
 @dataclass(frozen=True)
@@ -231,11 +202,11 @@ def phases(search: Measured) -> dict[str, float]:
         for a, b in zip(visit.reported[:-1], visit.answered, strict=False)
     ]
     return {
-        "imports, folder, study, Ray": search.at("connected") - search.began,
-        "judge prepared (lanes start meanwhile)": search.at("prepared") - search.at("connected"),
-        "first lane takes a trial": begun.taken - search.at("prepared"),
+        "imports, checks, Ray, study, MLflow": search.at("connected") - search.began,
+        "a lane takes the first trial": begun.taken - search.at("connected"),
         "its first step": begun.first_step - begun.taken,
         "last lane's first step after that": max(v.first_step for v in firsts) - begun.first_step,
+        "judge prepared, from the start": search.at("prepared") - search.began,
         "a report's answer": _median(answers),
         "a trial's last report to the next proposal": _median(
             search.proposed(b) - a.reported[-1] for a, b in pairs
@@ -264,8 +235,7 @@ class Round:
     @classmethod
     def run(cls) -> Round:
         two = measure(on_lanes, 2, "fifo")
-        proposals = [trial.user_attrs[PROPOSED] for trial in two.trials]
-        bare, one = measure(plain, proposals), measure(on_lanes, 1, "fifo")
+        bare, one = measure(plain, trainings(two.trials)), measure(on_lanes, 1, "fifo")
         if not two.outcome == bare.outcome == one.outcome:
             raise SystemExit("the trainings were not the same")
         return cls(two, bare, one, measure(on_lanes, 2, "asha"))

@@ -22,6 +22,7 @@ TRAINER: dict[str, Any] = {
 SEARCH: dict[str, Any] = {
     "name": "small",
     "budget": {"trials": 4, "images": 640, "reports": 4},
+    "trial_scheduler": {"grace": 0, "reduction": 2},
     "optuna_sampler": {"kind": "random"},
     "finalists": {"count": 0},
     "guards": {},

@@ -54,6 +54,8 @@ LINES = [
     (TrialSchedulerConfig, {"kind": "hyperband"},
      "kind must be one of 'asha', 'median' or 'fifo', got 'hyperband'"),
     (TrialSchedulerConfig, {"reduction": 1}, "reduction must be greater than 1, got 1"),
+    (TrialSchedulerConfig, {"grace": -0.1}, "grace must be at least 0, got -0.1"),
+    (TrialSchedulerConfig, {"grace": 1}, "grace must be less than 1, got 1"),
     (TrialSchedulerConfig, {"min_trials": 0}, "min_trials must be at least 1, got 0"),
     (FinalistsConfig, {"count": -1}, "count must be at least 0, got -1"),
     (FinalistsConfig, {"seeds": 0}, "seeds must be at least 1, got 0"),
@@ -85,7 +87,7 @@ def test_what_has_no_default_is_required(field):
 @pytest.mark.parametrize(
     ("budget", "milestones"),
     [
-        ({}, (12_000, 24_000, 36_000, 48_000)),
+        ({}, (12_000, 21_000, 30_000, 39_000, 48_000)),
         ({"reports": 1}, (48_000,)),
         ({"reports": 3, "first_report": 0.5, "images": 100}, (50, 75, 100)),
         ({"reports": 3, "first_report": 1, "images": 100}, (100,)),

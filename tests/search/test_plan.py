@@ -98,9 +98,10 @@ def test_two_workers_share_the_work_of_a_trial(small: Small) -> None:
     ("budget", "scheduler"),
     [
         ({}, {}),
-        ({"reports": 6, "first_report": 0.1}, {"reduction": 3}),
-        ({"reports": 7, "first_report": 0.05}, {"reduction": 1.3}),
-        ({"reports": 12, "first_report": 0.02}, {"reduction": 1.1}),
+        ({}, {"grace": 0}),
+        ({"reports": 6, "first_report": 0.1}, {"reduction": 3, "grace": 0}),
+        ({"reports": 7, "first_report": 0.05}, {"reduction": 1.3, "grace": 0.3}),
+        ({"reports": 12, "first_report": 0.02}, {"reduction": 1.1, "grace": 0.1}),
         ({"reports": 1}, {}),
         ({}, {"kind": "fifo"}),
     ],
@@ -115,8 +116,15 @@ def test_decisions_are_those_of_rays_own_schedulers(
 
 
 def test_the_median_rule_may_stop_a_trial_at_every_report_but_the_last() -> None:
-    median = TrialSchedulerConfig(kind="median")
+    median = TrialSchedulerConfig(kind="median", grace=0)
     assert decisions(BudgetConfig(reports=3), median) == [True, True, False]
+
+
+def test_no_rule_stops_a_trial_before_its_grace_is_over() -> None:
+    budget = BudgetConfig(reports=5, first_report=0.2)
+    for kind in ("asha", "median"):
+        rule = TrialSchedulerConfig(kind=kind, grace=0.6)
+        assert decisions(budget, rule)[:3] == [False, False, True]
 
 
 def _stops_at(milestone: int, budget: BudgetConfig, rule: TrialSchedulerConfig) -> bool:

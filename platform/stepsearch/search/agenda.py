@@ -15,9 +15,9 @@ class Agenda:
 
     First the trials that an interruption left unfinished, then the fixed points (the uniform
     baseline and the papers' settings), then Optuna's proposals, and when all of these are done the
-    finalists and the baseline again, on further seeds; the baseline's repeats fill lanes that would
-    wait for the last of the others. It reads the study once and counts from then on, so that the
-    ten-thousandth trial is found as fast as the first.
+    finalists and the baseline again, on further seeds; the baseline's repeats fill lanes that
+    would wait for the last of the others. It reads the study once and counts from then on, so that
+    the ten-thousandth trial is found as fast as the first.
     """
 
     def __init__(

@@ -18,9 +18,9 @@ from stepsearch.tracking import TrackingConfig
 class BudgetConfig(Config):
     """How much a search may spend."""
 
-    trials: int = Field(8, ge=1, description="trials proposed, the fixed points included")
+    trials: int = Field(16, ge=1, description="trials proposed, the fixed points included")
     images: int = Field(48_000, ge=1, description="images a finished trial has seen")
-    reports: int = Field(4, ge=1, description="evaluations a trial, evenly spaced")
+    reports: int = Field(5, ge=1, description="evaluations a trial, evenly spaced")
     first_report: float = Field(
         0.25, gt=0, le=1, description="where the first one is, as a share of the images"
     )
@@ -38,8 +38,15 @@ class TrialSchedulerConfig(Config):
     """Which trials are stopped early. `asha` (Li et al. 2020), `median` (Golovin et al. 2017)."""
 
     kind: Literal["asha", "median", "fifo"] = "asha"
-    reduction: float = Field(2, gt=1, description="asha: keeps the best 1/reduction at each rung")
+    reduction: float = Field(4, gt=1, description="asha: keeps the best 1/reduction at each rung")
+    grace: float = Field(
+        0.5, ge=0, lt=1, description="share of the images before which no trial is stopped"
+    )
     min_trials: int = Field(3, ge=1, description="median: trials seen before it stops one")
+
+    def first_rung(self, budget: BudgetConfig) -> int:
+        """`images_seen` at the first report that may end a trial."""
+        return next(m for m in budget.milestones() if m >= self.grace * budget.images - 1e-6)
 
 
 class FinalistsConfig(Config):

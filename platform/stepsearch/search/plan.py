@@ -60,9 +60,9 @@ def decisions(budget: BudgetConfig, scheduler: TrialSchedulerConfig) -> list[boo
     ASHA's rungs are at first, first * reduction, first * reduction^2 ... images. A report counts
     for the highest rung that it reaches and that the trial has not been on before.
     """
-    first, *_ = milestones = budget.milestones()
+    milestones, first = budget.milestones(), scheduler.first_rung(budget)
     if scheduler.kind != "asha":
-        return [scheduler.kind == "median"] * (len(milestones) - 1) + [False]
+        return [scheduler.kind == "median" and m >= first for m in milestones[:-1]] + [False]
     rungs, rung = [], float(first)
     while rung <= milestones[-1]:
         rungs.append(rung)

@@ -22,10 +22,10 @@ def trial_scheduler(
 ) -> TrialScheduler:
     """The trial scheduler of a search; it decides on the primary objective only.
 
-    The first rung is the first report, which the budget puts at a quarter of the images by
-    default: earlier than that a rung says little about the end (docs/results).
+    The first rung is the first report after the grace: how much a report says about the end
+    depends on its share of the images, and `simulate` tells for recorded curves.
     """
-    first, *_, last = budget.milestones() * 2
+    first, last = config.first_rung(budget), budget.images
     mode = {"minimize": "min", "maximize": "max"}[primary.direction]
     if config.kind == "asha":
         return _ProtectingASHA(

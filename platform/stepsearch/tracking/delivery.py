@@ -29,7 +29,7 @@ class Delivery:
         self._client = client
         self._experiment_id = experiment_id
         self.run_ids: dict[Run, str] = {}
-        self._last_step: dict[tuple[Run, str], int] = {}
+        self._last_step: dict[Run, dict[str, int]] = {}  # of the runs that are not closed
 
     def send(self, batch: list[Record]) -> None:
         """Write a batch of `Backlog.take`: metrics of one run, or one other record."""
@@ -79,23 +79,24 @@ class Delivery:
         self._set_tags(start.run, start.tags)
         if REASON in found.data.tags:
             self._client.delete_tag(run_id, REASON)
-        for key in found.data.metrics:
-            steps = (metric.step for metric in self._client.get_metric_history(run_id, key))
-            self._last_step[start.run, key] = max(steps)
+        self._last_step[start.run] = {
+            key: max(metric.step for metric in self._client.get_metric_history(run_id, key))
+            for key in found.data.metrics
+        }
 
     def _metrics(self, run: Run, records: Iterable[Metrics]) -> None:
         """Log what is new: a trial that repeats steps after a resume does not log them twice."""
         from mlflow.entities import Metric
 
-        last: dict[str, int] = {}
+        last = dict(self._last_step.get(run, {}))
         values = []
         for record in records:
             for key, value in record.values.items():
-                if record.step > last.get(key, self._last_step.get((run, key), -1)):
+                if record.step > last.get(key, -1):
                     values.append(Metric(key, value, record.time, record.step))
                     last[key] = record.step
         self._client.log_batch(self.run_ids[run], metrics=values)
-        self._last_step.update({(run, key): step for key, step in last.items()})
+        self._last_step[run] = last
 
     def _set_tags(self, run: Run, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -114,6 +115,7 @@ class Delivery:
         reason = {REASON: end.reason} if end.reason else {}
         self._set_tags(end.run, {OUTCOME: end.outcome, **reason})
         self._client.set_terminated(self.run_ids[end.run], STATUS[end.outcome], end.time)
+        self._last_step.pop(end.run, None)
 
     def _search(self, filter_string: str, max_results: int = 1000) -> Any:
         return self._client.search_runs(

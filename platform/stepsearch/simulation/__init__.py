@@ -1,0 +1,1 @@
+"""Searches over recorded learning curves: what settings cost and find, without training."""
