@@ -37,7 +37,7 @@ from stepsearch.simulation.replay import NEAR, Simulated, simulate
 from stepsearch.simulation.stage import Stage
 
 LANES = 2
-TRIALS = 48
+TRIALS = 40
 """Trials of one simulated search: where some are stopped, the images pay for more of them."""
 BUDGETS = (4, 8, 16, 24)
 """In images of whole trials."""
