@@ -10,9 +10,7 @@ turns on one thread; the figures are CPU-seconds, which the rest of the machine 
 Fused trials would also have to report together and be stopped one by one: that is not counted
 here, so a ratio is the most that fusing gives.
 
-    python benchmarks/fused_trials.py [--quick]
-
-The last line is a JSON object.
+    python benchmarks/fused_trials.py [--quick]     # the last line is a JSON object
 """
 
 from __future__ import annotations
@@ -40,7 +38,6 @@ from stepsearch.diffusion.data_order import DataOrder
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.loss import LossMeter, LossSummary
-from stepsearch.diffusion.memory import reuse_freed_memory
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.training import Training, TrainingConfig
@@ -55,7 +52,6 @@ class FusedTraining:
         self, trainings: Sequence[Training], images: Tensor, seeds: Sequence[int]
     ) -> None:
         """`trainings` are at their first step and alike but for strategies and seeds."""
-        reuse_freed_memory()
         first, config = trainings[0], trainings[0].config
         self.config, self.process, self.images_seen = config, first.process, 0
         self._strategies = [training.strategy for training in trainings]

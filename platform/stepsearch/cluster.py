@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from stepsearch.config import Config
-from stepsearch.errors import UserError
+from stepsearch.errors import StepsearchError, UserError
 
 # Set before Ray is imported, here and in every process that Ray starts.
 _ENVIRONMENT = {
@@ -28,6 +28,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_task_events_report_interval_ms": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -100,6 +101,8 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
             f"cluster must be `local`, `auto` or the address of a running Ray cluster, "
             f"got {address!r}: {reason}"
         ) from None
+    except Exception as error:  # Ray raises a bare one, e.g. when its processes start too slowly
+        raise StepsearchError(f"Ray did not start: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:

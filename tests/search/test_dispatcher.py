@@ -19,7 +19,9 @@ def trial(number: int) -> bytes:
 
 
 async def offer(dispatcher: Dispatcher, number: int) -> None:
+    """A trial, and Ray Tune's actor of it."""
     await dispatcher.offer(number, budget=20, sealed=trial(number))
+    assert await dispatcher.position(number) == 0
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
@@ -36,18 +38,17 @@ async def waits(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 
 async def on_a_lane(dispatcher: Dispatcher, number: int = 0) -> None:
     await offer(dispatcher, number)
-    assert await dispatcher.position(number) == 0
     assert (await dispatcher.next_trial(*GROUP, index=number)) == trial(number)
 
 
 def test_a_report_waits_until_tune_has_decided_to_go_on() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=0, lanes=1)
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         report = await waits(dispatcher.report(0, {"fd": 3.0}, 10))
         result = await dispatcher.result(0, position=0)
         assert result["fd"] == 3.0
-        assert result["metrics"] == {"fd": 3.0}
+        assert dict(result["metrics"]) == {"fd": 3.0}
         assert not result["done"]
         after = await waits(dispatcher.result(0, position=1))
         assert await report is True
@@ -58,7 +59,7 @@ def test_a_report_waits_until_tune_has_decided_to_go_on() -> None:
 
 def test_a_stopped_trial_leaves_at_its_report_and_the_next_one_starts() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=0, lanes=1)
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         report = await waits(dispatcher.report(0, {"fd": 3.0}, 10))
         await dispatcher.result(0, position=0)
@@ -72,7 +73,7 @@ def test_a_stopped_trial_leaves_at_its_report_and_the_next_one_starts() -> None:
 
 def test_the_last_report_ends_the_trial_as_finished() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=0, lanes=1)
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         assert await dispatcher.report(0, {"fd": 1.0}, 20) is False
         result = await dispatcher.result(0, position=0)
@@ -83,7 +84,7 @@ def test_the_last_report_ends_the_trial_as_finished() -> None:
 
 def test_a_metric_that_is_not_finite_ends_the_trial_as_diverged() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=0, lanes=1)
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         assert await dispatcher.report(0, {"fd": float("nan")}, 10) is False
         result = await dispatcher.result(0, position=0)
@@ -94,7 +95,7 @@ def test_a_metric_that_is_not_finite_ends_the_trial_as_diverged() -> None:
 
 def test_all_workers_of_a_lane_hear_the_same_verdict_however_late_they_ask() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=0, lanes=1)
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         assert await dispatcher.tick(0, 5) is True
         await dispatcher.stop(0)
@@ -106,7 +107,7 @@ def test_all_workers_of_a_lane_hear_the_same_verdict_however_late_they_ask() -> 
 
 def test_rank_one_waits_for_the_metrics_of_rank_zero() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=0, lanes=1)
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         rank_one = await waits(dispatcher.report(0, None, 10))
         rank_zero = await waits(dispatcher.report(0, {"fd": 3.0}, 10))
@@ -118,7 +119,7 @@ def test_rank_one_waits_for_the_metrics_of_rank_zero() -> None:
 
 def test_workers_of_one_incarnation_get_the_same_trial() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=0, lanes=1)
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
         for number in (0, 1):
             await offer(dispatcher, number)
         first, again = [await dispatcher.next_trial(*GROUP, index=0) for _ in range(2)]
@@ -129,7 +130,7 @@ def test_workers_of_one_incarnation_get_the_same_trial() -> None:
 
 def test_a_lost_worker_group_gets_its_trial_back_until_the_retries_are_spent() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=1)
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         assert await dispatcher.next_trial(0, "second", 0) == trial(0)
         waiting = await waits(dispatcher.next_trial(0, "third", 0))
@@ -143,7 +144,7 @@ def test_a_lost_worker_group_gets_its_trial_back_until_the_retries_are_spent() -
 
 def test_a_trial_that_failed_goes_to_whichever_lane_is_free() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=2)
+        dispatcher = Dispatcher(retries=1, lanes=2, metric="fd")
         await on_a_lane(dispatcher)
         await dispatcher.leave(*GROUP, 0, "error", "OSError: disk full")
         assert await dispatcher.next_trial(1, "other", 0) == trial(0)
@@ -154,7 +155,7 @@ def test_a_trial_that_failed_goes_to_whichever_lane_is_free() -> None:
 
 def test_only_the_first_worker_of_a_group_says_why_it_left() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=1)
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         await dispatcher.leave(*GROUP, 0, "error", "first")
         await dispatcher.leave(*GROUP, 0, "error", "second")
@@ -166,7 +167,7 @@ def test_only_the_first_worker_of_a_group_says_why_it_left() -> None:
 
 def test_a_resumed_trial_that_reports_a_milestone_again_is_heard_once() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=1)
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         await waits(dispatcher.report(0, {"fd": 3.0}, 10))
         await dispatcher.next_trial(0, "second", 0)
@@ -181,7 +182,7 @@ def test_a_resumed_trial_that_reports_a_milestone_again_is_heard_once() -> None:
 
 def test_the_successor_of_a_lost_tune_actor_hears_the_open_result_again() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=1)
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         await waits(dispatcher.report(0, {"fd": 3.0}, 10))
         first = await dispatcher.result(0, position=0)
@@ -194,7 +195,7 @@ def test_the_successor_of_a_lost_tune_actor_hears_the_open_result_again() -> Non
 
 def test_pause_interrupts_waiting_and_running_trials() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=1)
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         await offer(dispatcher, 1)
         await dispatcher.pause()
@@ -206,9 +207,33 @@ def test_pause_interrupts_waiting_and_running_trials() -> None:
     play(scene())
 
 
+@pytest.mark.parametrize("comes", ["position", "stop"])
+def test_results_wait_while_a_trial_has_no_actor_yet(comes: str) -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=2, metric="fd")
+        await on_a_lane(dispatcher)
+        await dispatcher.offer(1, budget=20, sealed=trial(1))
+        report = asyncio.create_task(dispatcher.report(0, {"fd": 3.0}, 20))
+        pending = await waits(dispatcher.result(0, 0))
+        await getattr(dispatcher, comes)(1)
+        assert (await pending)["outcome"] == "finished"
+        await report
+
+    play(scene())
+
+
+def test_a_trial_is_on_its_lane_before_it_has_an_actor() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
+        await dispatcher.offer(0, budget=20, sealed=trial(0))
+        assert await dispatcher.next_trial(*GROUP, index=0) == trial(0)
+
+    play(scene())
+
+
 def test_close_sends_lanes_home() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=1)
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
         asking = await waits(dispatcher.next_trial(*GROUP, index=0))
         await dispatcher.close()
         assert await asking is None
@@ -218,7 +243,7 @@ def test_close_sends_lanes_home() -> None:
 
 def test_without_any_lane_left_every_trial_fails_with_the_reason() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=2)
+        dispatcher = Dispatcher(retries=1, lanes=2, metric="fd")
         await offer(dispatcher, 0)
         await dispatcher.lose("no GPU")
         pending = await waits(dispatcher.result(0, 0))
@@ -232,7 +257,7 @@ def test_without_any_lane_left_every_trial_fails_with_the_reason() -> None:
 
 def test_progress_tells_how_far_the_trials_on_the_lanes_are() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=1, lanes=1)
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         await dispatcher.tick(0, 7)
         assert await dispatcher.progress() == {0: 7}
@@ -242,7 +267,7 @@ def test_progress_tells_how_far_the_trials_on_the_lanes_are() -> None:
 
 def test_a_trial_that_returns_early_without_being_told_is_an_error() -> None:
     async def scene() -> None:
-        dispatcher = Dispatcher(retries=0, lanes=1)
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
         await on_a_lane(dispatcher)
         await dispatcher.leave(*GROUP, 0, None, None)
         result = await dispatcher.result(0, 0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,20 @@ def test_a_record_is_sent_again_until_it_arrives() -> None:
         writer.put(metrics(RUN, step))
     assert writer.close(timeout=20) == 0
     assert sent == [metrics(RUN, step) for step in range(3)]
+
+
+def test_closing_waits_longer_than_its_timeout_as_long_as_records_arrive() -> None:
+    arrived: list[Record] = []
+
+    def send(batch: list[Record]) -> None:
+        time.sleep(0.2)
+        arrived.extend(batch)
+
+    writer = Writer(send)
+    for number in range(10):
+        writer.put(Text(Run("slow", number), "", "config.yaml"))
+    assert writer.close(timeout=1) == 0
+    assert len(arrived) == 10
 
 
 def test_a_broken_file_store_does_not_hold_up_metrics() -> None:

@@ -57,13 +57,19 @@ class Dispatcher:
 
     One condition wakes whoever waits; every method is idempotent, because its caller may die
     before it hears the answer and its successor asks again.
+
+    No result is given out while a trial has no actor yet. A trial that ended then would leave its
+    own actor to the other one; Ray Tune would abandon the one that is starting, never end it, and
+    start another for each trial that follows.
     """
 
-    def __init__(self, retries: int, lanes: int) -> None:
-        self._retries = retries
+    def __init__(self, retries: int, lanes: int, metric: str) -> None:
+        """`metric` is what Ray Tune's trial scheduler reads."""
+        self._retries, self._metric = retries, metric
         self._lanes_left = lanes
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[int] = deque()
+        self._without_actor: set[int] = set()
         self._claims: dict[tuple[int, str, int], bytes | None] = {}
         self._on_lane: dict[int, tuple[str, int]] = {}  # lane: (incarnation, trial's number)
         self._closed = False
@@ -74,7 +80,9 @@ class Dispatcher:
     # --- Ray Tune's side ---------------------------------------------------------------------
 
     async def position(self, number: int) -> int:
-        """How many of a trial's results Tune has decided on already."""
+        """How many of a trial's results Tune has decided on; what an actor asks first."""
+        self._without_actor.discard(number)
+        await self._wake()
         return self._jobs[number].decided
 
     async def result(self, number: int, position: int) -> Result:
@@ -85,14 +93,16 @@ class Dispatcher:
         job = self._jobs[number]
         job.decided = max(job.decided, position)
         await self._wake()
-        await self._until(lambda: len(job.results) > position)
+        await self._until(lambda: len(job.results) > position and not self._without_actor)
         return job.results[position]
 
     async def stop(self, number: int) -> None:
         """Tune ends a trial at its last report."""
+        self._without_actor.discard(number)
         if number in self._jobs:
             self._jobs[number].stopped = True
-            await self._wake()
+            self._jobs[number].sealed = b""
+        await self._wake()
 
     # --- the driver's side -------------------------------------------------------------------
 
@@ -100,6 +110,7 @@ class Dispatcher:
         """Queue a trial that Ray Tune is about to start: its lane need not wait for that."""
         if number not in self._jobs:
             self._jobs[number] = _Job(budget, sealed)
+            self._without_actor.add(number)
             self._queue(number)
             await self._wake()
 
@@ -147,6 +158,7 @@ class Dispatcher:
         await self._until(lambda: claim in self._claims or self._waiting or self._closed)
         if claim not in self._claims:
             self._claims[claim] = None if self._closed else self._start(lane, incarnation)
+            self._claims.pop((lane, incarnation, index - 2), None)  # all workers have heard it
         return self._claims[claim]
 
     async def tick(self, number: int, images_seen: int) -> bool:
@@ -163,7 +175,7 @@ class Dispatcher:
         job = self._jobs[number]
         job.images_seen = max(job.images_seen, images_seen)
         if metrics is not None and job.position(images_seen) is None and not job.over:
-            job.publish(_result(metrics, images_seen, job.budget))
+            job.publish(_result(metrics, self._metric, images_seen, job.budget))
             await self._wake()
         await self._until(lambda: job.stopped or job.over or self._let_go(job, images_seen))
         return job.verdict("report", images_seen)
@@ -244,12 +256,14 @@ class Dispatcher:
 _INTERRUPTED: Result = {"done": True, "outcome": "interrupted"}
 
 
-def _result(metrics: Metrics, images_seen: int, budget: int) -> Result:
-    """A milestone as Ray Tune gets it: the trial scheduler reads the metrics at the top level."""
+def _result(metrics: Metrics, metric: str, images_seen: int, budget: int) -> Result:
+    """A milestone as Ray Tune gets it: it keeps statistics of every number that it finds."""
     odd = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     if odd:
         return {"done": True, "outcome": "diverged", "reason": ", ".join(odd)}
-    result: Result = {**metrics, "metrics": metrics, "images_seen": images_seen, "done": False}
+    result: Result = {"images_seen": images_seen, "metrics": tuple(metrics.items()), "done": False}
+    if metric in metrics:
+        result[metric] = metrics[metric]
     if images_seen >= budget:
         result |= {"done": True, "outcome": "finished"}
     return result

@@ -51,8 +51,10 @@ class Engine:
         actor = ray.remote(Lanes).options(
             name=self._name, num_cpus=0, scheduling_strategy=here, max_concurrency=1000
         )
-        run = cloudpickle.dumps(self._config.trainer.run)
-        self._lanes = actor.remote(run, self._shape, self._folder.lanes, self._config.retries)
+        config, run = self._config, cloudpickle.dumps(self._config.trainer.run)
+        self._lanes = actor.remote(
+            run, self._shape, self._folder.lanes, config.retries, config.primary.name
+        )
         return self
 
     def __exit__(
@@ -100,6 +102,7 @@ class Engine:
                 name=f"{os.getpid()}-{self._name[-8:]}",
                 storage_path=str(self._folder.tune),
                 failure_config=tune.FailureConfig(max_failures=config.retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         ).fit()

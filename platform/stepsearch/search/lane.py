@@ -39,9 +39,11 @@ class Lanes(Dispatcher):
     imports a trainer.
     """
 
-    def __init__(self, run: bytes, shape: LaneShape, folder: Path, retries: int) -> None:
+    def __init__(
+        self, run: bytes, shape: LaneShape, folder: Path, retries: int, metric: str
+    ) -> None:
         """`run` is the sealed `Run` of the search's trainer."""
-        super().__init__(retries, shape.count)
+        super().__init__(retries, shape.count, metric)
         me = ray.get_runtime_context().current_actor
         self._lanes = [_Lane(i, run, me, shape, folder) for i in range(shape.count)]
         for lane in self._lanes:

@@ -98,7 +98,5 @@ class StudySearcher(Searcher):
         """Nothing: see the class."""
 
     def _report(self, number: int, result: dict[str, Any]) -> None:
-        prefix = "metrics/"  # Tune flattens what it passes on
-        metrics = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
-        if metrics:
-            self._recorder.reported(number, result["images_seen"], metrics)
+        if "metrics" in result:
+            self._recorder.reported(number, result["images_seen"], dict(result["metrics"]))

@@ -166,7 +166,7 @@ class Tracker:
         return self._writer.flush(timeout)
 
     def close(self, timeout: float = 30.0) -> int:
-        """Write what waits, for `timeout` s at most; the number of records that were lost."""
+        """Write what waits, until MLflow takes none for `timeout` s; how many were lost."""
         return self._writer.close(timeout)
 
     def __enter__(self) -> Tracker:

@@ -40,9 +40,16 @@ class Writer:
         return self._backlog.wait_until_empty(timeout)
 
     def close(self, timeout: float) -> int:
-        """Deliver what waits within `timeout` s; the number of records that did not make it."""
+        """Deliver what waits; the number of records that did not make it.
+
+        Gives up when none was delivered for `timeout` s: a search of a thousand short trials may
+        be far ahead of MLflow when it ends.
+        """
         self._backlog.close()
-        self._thread.join(timeout)
+        before = len(self._backlog) + 1
+        while self._thread.is_alive() and (now := len(self._backlog)) < before:
+            before = now
+            self._thread.join(timeout)
         self._given_up.set()
         return len(self._backlog) + self._refused
 
