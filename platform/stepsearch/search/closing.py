@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -15,35 +16,44 @@ from stepsearch.search.speed_up import SpeedUp
 from stepsearch.search.view import STATE_STYLES
 
 _SHOWN = 12
+_WIDE = 100
+"""Columns from which on the table has room for the range of each speed-up."""
 
 
 def show_report(result: SearchResult, console: Console) -> None:
     """The whole closing page. A terminal wraps the commands itself, so that they can be copied."""
-    console.print(Group(_table(result), Text(), _verdict(result), Text(), _places(result)))
+    console.print(
+        Group(_table(result, console.width), Text(), _verdict(result), Text(), _places(result))
+    )
     console.print(_next(result), soft_wrap=True, highlight=False)
 
 
-def _table(result: SearchResult) -> RenderableType:
-    metric, guards = result.config.primary.name, list(result.config.guards or {})
-    table = Table(title=f"search {result.config.name}", title_justify="left", box=None)
-    table.add_column("trial", justify="right")
-    table.add_column("strategy", no_wrap=True, overflow="ellipsis", max_width=36)
-    table.add_column("outcome", no_wrap=True)
-    for name in [metric, *guards]:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("speed-up", justify="right", no_wrap=True)
-    for row in result.leaderboard.rows[:_SHOWN]:
-        table.add_row(*_cells(result, row), style="bold" if row is result.winner else "")
+def _table(result: SearchResult, width: int) -> RenderableType:
+    """The strategy's column gives way where `width` is short; all others are shown whole."""
+    shown, guards = result.leaderboard.rows[:_SHOWN], list(result.config.guards or {})
+    rows = [_cells(result, row, wide=width >= _WIDE) for row in shown]
+    names = ["trial", "strategy", "outcome", result.config.primary.name, *guards, "speed-up"]
+    needs = [max(len(str(cell)) for cell in cells) for cells in zip(names, *rows, strict=True)]
+    room = width - sum(need + 2 for need in needs) + needs[1]
+    needs[1] = max(8, min(needs[1], room))
+    title = f"search {result.config.name}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    for name, need in zip(names, needs, strict=True):
+        justify: Literal["left", "right"] = "left" if name in ("strategy", "outcome") else "right"
+        table.add_column(name, justify=justify, width=need, no_wrap=True, overflow="ellipsis")
+    for row, cells in zip(shown, rows, strict=True):
+        table.add_row(*cells, style="bold" if row is result.winner else "")
     hidden = len(result.leaderboard.rows) - _SHOWN
     if hidden > 0:
         table.caption = f"and {hidden} more: leaderboard.csv on the parent run in MLflow"
     return table
 
 
-def _cells(result: SearchResult, row: Row) -> list[RenderableType]:
+def _cells(result: SearchResult, row: Row, *, wide: bool) -> list[RenderableType]:
     """A row; of an unfinished trial the outcome says how far it came, and its value is dim."""
     metric, guards = result.config.primary.name, result.config.guards or {}
-    ended = row.outcome if row.values else f"{row.outcome} at {row.images_seen:,}"
+    share = row.images_seen / result.config.budget.images
+    ended = row.outcome if row.values else f"{row.outcome} {share:.0%}"
     cells: list[RenderableType] = [
         str(row.number),
         row.label,
@@ -53,7 +63,7 @@ def _cells(result: SearchResult, row: Row) -> list[RenderableType]:
     for name in guards:
         shown = f"{row.metrics[name]:.3g}" if name in row.metrics else ""
         cells.append(Text(shown, style="red" if row.excess.get(name, 0) > 0 else ""))
-    cells.append(_short(row.speed_up) if row.speed_up else "")
+    cells.append(_short(row.speed_up, wide) if row.speed_up else "")
     return cells
 
 
@@ -64,12 +74,12 @@ def _value(row: Row, metric: str) -> RenderableType:
     return f"{row.value:.3g}{spread}"
 
 
-def _short(speed_up: SpeedUp) -> str:
-    """`1.67x (1.53-1.69)`: the median and the range over the seeds."""
+def _short(speed_up: SpeedUp, wide: bool) -> str:
+    """`1.67x (1.53-1.69)`: the median and, in a wide table, the range over the seeds."""
     if speed_up.median is None:
         return "not reached"
     known = [ratio or 0.0 for ratio in speed_up.ratios]
-    span = f" ({min(known):.2f}-{max(known):.2f})" if len(known) > 1 else ""
+    span = f" ({min(known):.2f}-{max(known):.2f})" if wide and len(known) > 1 else ""
     return f"{speed_up.median:.2f}x{span}"
 
 
