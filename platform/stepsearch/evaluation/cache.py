@@ -51,43 +51,32 @@ def load_or_train(
     them trains, writes a file of its own and moves it into place.
     Raises UserError when `file` cannot be written.
     """
-    with contextlib.suppress(*_UNUSABLE):
-        return _load(config, train, file)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(file):
-            return _load_or_train(config, train, held_out, file)
-    except OSError as error:
-        raise UserError(f"cache must be a writable folder, got {file.parent} ({error})") from None
+    with _one_at_a_time(file):
+        try:
+            return _load(config, train, file)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except _UNUSABLE as error:
+            logger.warning(
+                "the cached classifier %s is unusable and is trained anew: %s", file, error
+            )
+        classifier = train_classifier(config, *train)
+        accuracy = classifier.accuracy(*held_out)
+        _store(classifier, {"accuracy": accuracy, "config": config.model_dump()}, file)
+        return classifier, accuracy
 
 
 @contextlib.contextmanager
 def _one_at_a_time(file: Path) -> Iterator[None]:
+    """Without a lock where there can be none: in a folder that is only read, say."""
     lock = FileLock(file.with_suffix(".lock"))
-    with contextlib.suppress(NotImplementedError):
+    with contextlib.suppress(OSError, NotImplementedError):
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
-
-
-def _load_or_train(
-    config: ClassifierConfig,
-    train: tuple[Tensor, Tensor],
-    held_out: tuple[Tensor, Tensor],
-    file: Path,
-) -> tuple[Classifier, float]:
-    try:
-        return _load(config, train, file)
-    except FileNotFoundError:
-        pass
-    except _UNUSABLE as error:
-        logger.warning("the cached classifier %s is unusable and is trained anew: %s", file, error)
-    classifier = train_classifier(config, *train)
-    accuracy = classifier.accuracy(*held_out)
-    _store(classifier, {"accuracy": accuracy, "config": config.model_dump()}, file)
-    return classifier, accuracy
 
 
 def _load(
@@ -109,6 +98,8 @@ def _store(classifier: Classifier, facts: dict[str, object], file: Path) -> None
     try:
         part.write_bytes(save(dict(classifier.state_dict()), metadata))
         os.replace(part, file)
+    except OSError as error:
+        raise UserError(f"cache must be a writable folder, got {file.parent} ({error})") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
