@@ -78,13 +78,8 @@ def _audit(correlations: dict[str, list[RankCorrelation]], stage: Stage) -> Rend
     """A column a recorded milestone; scissors where the file's trial scheduler decides."""
     shares = stage.curves.shares[:-1]
     count = len(stage.curves.originals)
-    table = Table(
-        title=f"What a report says about the end: rank correlation, {count} configurations",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        padding=(0, 1, 0, 0),
-    )
+    title = f"What a report says about the end: rank correlation, {count} configurations"
+    table = _titled_table(title, gap=1)
     table.add_column("at this share of the images", no_wrap=True, overflow="ellipsis")
     for share in shares:
         table.add_column(f"{share:.0%}", justify="right", no_wrap=True)
@@ -109,13 +104,7 @@ def _stopping(stage: Stage) -> set[float]:
 def _table(found: dict[str, Summary], stage: Stage) -> RenderableType:
     searches = found[YOURS].searches
     count = f"{searches} simulated searches" if searches > 1 else "one simulated search"
-    table = Table(
-        title=f"What the settings cost: medians of {count}",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    table = _titled_table(f"What the settings cost: medians of {count}", gap=2)
     table.add_column("")
     for name in found:
         table.add_column(name, justify="right")
@@ -131,6 +120,12 @@ def _table(found: dict[str, Summary], stage: Stage) -> RenderableType:
     for title, cell in rows.items():
         table.add_row(title, *(cell(summary) for summary in found.values()))
     return Group(table, Text())
+
+
+def _titled_table(title: str, gap: int) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, gap, 0, 0)
+    )
 
 
 def _percent(value: float) -> str:
