@@ -22,7 +22,7 @@ from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels, score_names
 from stepsearch.pictures import sample_grid
-from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
+from stepsearch.sampling.sampler import SamplerConfig, generate
 from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
 from stepsearch.strategies import AnyStrategy, PredictionType, UniformConfig
 from stepsearch.terminal import strategy_chart
@@ -66,12 +66,16 @@ class DenoisingConfig(Config):
 
     def check(self, workers: int) -> None:
         """Raise UserError unless data, denoiser, process, strategy and sampler fit together."""
-        data, process, target = self.dataset.load(), self.noise.build(), self._target
+        data, process = self.dataset.load(), self.noise.build()
         Workers(size=workers).share(self.training.batch_size)
         check_labels(data.name, data.train_labels, data.held_out_labels)
-        self.denoiser.build(data.shape, seed=0)
-        self.strategy.build(process.alpha_bar, target)
-        diffusion_scheduler(process, self.sampler, target)
+        self.denoiser.check(data.shape)
+        self.strategy.build(process.alpha_bar, self._target)
+        self.sampler.check(process.T)
+
+    def warm_up(self) -> None:
+        """The data, and diffusers, which takes seconds."""
+        self.denoiser.build(self.dataset.load().shape, seed=0)
 
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Train the judge's classifier once; its accuracy, and the scores of real images."""

@@ -265,6 +265,33 @@ def test_progress_tells_how_far_the_trials_on_the_lanes_are() -> None:
     play(scene())
 
 
+def test_the_search_hears_when_a_lane_is_ready_and_when_a_trial_has_begun() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
+        ready, begun = await waits(dispatcher.ready()), await waits(dispatcher.begun())
+        asking = asyncio.create_task(dispatcher.next_trial(*GROUP, index=0))
+        await ready
+        await offer(dispatcher, 0)
+        assert await asking == trial(0)
+        assert not begun.done()
+        await dispatcher.tick(0, 7)
+        assert await begun is True
+
+    play(scene())
+
+
+@pytest.mark.parametrize("ending", ["pause", "close", "lose"])
+def test_nobody_waits_for_trials_that_will_not_come(ending: str) -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=1, metric="fd")
+        ready, begun = await waits(dispatcher.ready()), await waits(dispatcher.begun())
+        await getattr(dispatcher, ending)(*["no GPU"] * (ending == "lose"))
+        await ready
+        assert await begun is False
+
+    play(scene())
+
+
 def test_a_trial_that_returns_early_without_being_told_is_an_error() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class DenoiserConfig(Config):
-    """Base of every denoiser's config; a subclass adds `kind` and `build`."""
+    """Base of every denoiser's config; a subclass adds `kind`, `check` and `build`."""
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Raise UserError unless there is such a network for images of `shape` (C, H, W)."""
+        raise NotImplementedError
 
     def build(self, shape: tuple[int, int, int], seed: int) -> torch.nn.Module:
         """A network on the CPU for images of `shape` (C, H, W); its weights depend on `seed` only.
@@ -57,17 +61,22 @@ class UNetConfig(DenoiserConfig):
             )
         return self
 
-    def build(self, shape: tuple[int, int, int], seed: int) -> UNet2DModel:
-        """Raises UserError if the image cannot be halved between all levels."""
-        from diffusers import UNet2DModel  # seconds, which reading a configuration need not take
-
-        channels, height, width = shape
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Raise UserError if the image cannot be halved between all levels."""
+        _, height, width = shape
         levels = len(self.channels)
         if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
             raise UserError(
                 f"denoiser.channels must have levels that halve {height}x{width} images evenly,"
                 f" got {levels} levels"
             )
+
+    def build(self, shape: tuple[int, int, int], seed: int) -> UNet2DModel:
+        """Raises UserError like `check`."""
+        from diffusers import UNet2DModel  # seconds, which checking a search need not take
+
+        self.check(shape)
+        (channels, height, width), levels = shape, len(self.channels)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return UNet2DModel(

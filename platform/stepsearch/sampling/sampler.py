@@ -34,6 +34,11 @@ class SamplerConfig(Config):
     batch_size: int = Field(default=256, ge=1)
     """Images drawn at a time; changes them by rounding only."""
 
+    def check(self, T: int) -> None:
+        """Raise UserError if num_steps does not divide T: diffusers would miss timesteps."""
+        if T % self.num_steps:
+            raise UserError(f"sampler.num_steps must divide T = {T}, got {self.num_steps}")
+
 
 def diffusion_scheduler(
     process: NoiseProcess, config: SamplerConfig, prediction_type: PredictionType
@@ -41,12 +46,11 @@ def diffusion_scheduler(
     """diffusers' scheduler, its timesteps set: T/K - 1, 2T/K - 1, ..., T - 1 for K = num_steps.
 
     That is "trailing" spacing, which starts at the noisiest timestep (Lin et al. 2024, table 2).
-    Raises UserError if num_steps does not divide T: diffusers would round and miss timesteps.
+    Raises UserError if num_steps does not divide T.
     """
     from diffusers import DDIMScheduler, DDPMScheduler
 
-    if process.T % config.num_steps:
-        raise UserError(f"sampler.num_steps must divide T = {process.T}, got {config.num_steps}")
+    config.check(process.T)
     scheduler = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[config.kind](
         **process.scheduler_config(),
         prediction_type=prediction_type,

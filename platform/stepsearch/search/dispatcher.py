@@ -72,6 +72,8 @@ class Dispatcher:
         self._without_actor: set[int] = set()
         self._claims: dict[tuple[int, str, int], bytes | None] = {}
         self._on_lane: dict[int, tuple[str, int]] = {}  # lane: (incarnation, trial's number)
+        self._asked = False  # a lane has asked for a trial
+        self._begun = False  # a trial has trained
         self._closed = False
         self._lost: str | None = None
         self._paused = False
@@ -144,6 +146,15 @@ class Dispatcher:
         """What last went wrong with a trial, in one line."""
         return self._jobs[number].error
 
+    async def ready(self) -> None:
+        """Return when a lane asks for its first trial, or when none will."""
+        await self._until(lambda: self._asked or self._paused or self._closed or self._lost)
+
+    async def begun(self) -> bool:
+        """Wait for the first step of a trial; False when there will be none."""
+        await self._until(lambda: self._begun or self._paused or self._closed or self._lost)
+        return self._begun
+
     async def progress(self) -> dict[int, int]:
         """`images_seen` of every trial that is on a lane now."""
         numbers = [number for _, number in self._on_lane.values()]
@@ -154,6 +165,9 @@ class Dispatcher:
     async def next_trial(self, lane: int, incarnation: str, index: int) -> bytes | None:
         """The `index`-th trial of this incarnation of the lane's worker group; None: go home."""
         claim = (lane, incarnation, index)
+        if not self._asked:
+            self._asked = True
+            await self._wake()
         self._recover(lane, incarnation)
         await self._until(lambda: claim in self._claims or self._waiting or self._closed)
         if claim not in self._claims:
@@ -164,7 +178,7 @@ class Dispatcher:
     async def tick(self, number: int, images_seen: int) -> bool:
         """How far a trial is; False: save a checkpoint and leave."""
         job = self._jobs[number]
-        job.images_seen = max(job.images_seen, images_seen)
+        await self._moved(job, images_seen)
         return job.verdict("tick", images_seen)
 
     async def report(self, number: int, metrics: Metrics | None, images_seen: int) -> bool:
@@ -173,7 +187,7 @@ class Dispatcher:
         A metric that is not finite ends the trial as diverged.
         """
         job = self._jobs[number]
-        job.images_seen = max(job.images_seen, images_seen)
+        await self._moved(job, images_seen)
         if metrics is not None and job.position(images_seen) is None and not job.over:
             job.publish(_result(metrics, self._metric, images_seen, job.budget))
             await self._wake()
@@ -210,6 +224,12 @@ class Dispatcher:
         self._jobs[number].attempts += 1
         self._on_lane[lane] = (incarnation, number)
         return self._jobs[number].sealed
+
+    async def _moved(self, job: _Job, images_seen: int) -> None:
+        job.images_seen = max(job.images_seen, images_seen)
+        if not self._begun:
+            self._begun = True
+            await self._wake()
 
     def _recover(self, lane: int, incarnation: str) -> None:
         """Take back the trial that a lost worker group of this lane was training."""

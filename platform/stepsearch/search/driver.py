@@ -128,7 +128,10 @@ class _Driver:
         return replace(result, unrecorded=unrecorded)
 
     def _prepare(self) -> None:
-        """Make what all trials share; the first ones need it at their first milestone only."""
+        """Make what all trials share. They need it at their first milestone only, and the lanes
+        the CPUs until then."""
+        if not self._engine.has_begun():
+            return
         prepared = self._config.trainer.prepare(self._folder.cache)
         self._tracker.log(self._tracker.search, prepared, step=0)
 

@@ -1,7 +1,7 @@
 """The engine: Ray Tune runs the trials, a few resident Ray Train worker groups train them.
 
     Ray Tune ── LaneTrial ──┐                 ┌── lane 0: the workers of a TorchTrainer
-    (one actor a trial      ├──── Lanes ──────┤
+    (one actor a trial      ├── Dispatcher ───┤
      at a time, reused)     ┘                 └── lane 1: the workers of a TorchTrainer
 
 A lane is started once and trains one trial after another, so that a trial costs what its training
@@ -11,20 +11,22 @@ costs: no process is started and nothing is imported for it.
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import ray
-from ray import cloudpickle, tune
+from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stepsearch.cluster import LaneShape
 from stepsearch.errors import StepsearchError
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.config import SearchConfig
+from stepsearch.search.dispatcher import Dispatcher
 from stepsearch.search.folder import SearchFolder
-from stepsearch.search.lane import Lanes
+from stepsearch.search.lane import Lane
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.schedulers import replay, trial_scheduler
 from stepsearch.search.searcher import StudySearcher
@@ -33,6 +35,7 @@ from stepsearch.search.trial import Trial
 from stepsearch.study import Proposal, TrialRecord
 
 _GOING_HOME_S = 30.0
+_CANCELLED_S = 5.0
 _A_TRIALS_ACTOR = {"cpu": 0, "memory": 1_000_000}
 """It waits and needs no CPU, but Ray Tune refuses a trial that asks for nothing at all."""
 
@@ -43,18 +46,21 @@ class Engine:
     def __init__(self, config: SearchConfig, shape: LaneShape, folder: SearchFolder) -> None:
         self._config, self._shape, self._folder = config, shape, folder
         self._searcher: StudySearcher | None = None
-        self._on_the_way_home: ray.ObjectRef[None] | None = None
 
     def __enter__(self) -> Engine:
         self._name = f"stepsearch-{self._config.name}-{uuid.uuid4().hex[:8]}"
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Lanes).options(
+        actor = ray.remote(Dispatcher).options(
             name=self._name, num_cpus=0, scheduling_strategy=here, max_concurrency=1000
         )
-        config, run = self._config, cloudpickle.dumps(self._config.trainer.run)
-        self._lanes = actor.remote(
-            run, self._shape, self._folder.lanes, config.retries, config.primary.name
-        )
+        config, shape = self._config, self._shape
+        self._dispatcher = actor.remote(config.retries, shape.count, config.primary.name)
+        self._lanes = [
+            Lane(i, config.trainer, self._dispatcher, shape, self._folder.lanes)
+            for i in range(shape.count)
+        ]
+        for lane in self._lanes:
+            lane.start()
         return self
 
     def __exit__(
@@ -64,10 +70,13 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         """Wait until the lanes have left; end them where `run` did not come to its end."""
-        if kind is None and self._on_the_way_home is not None:
-            ray.get(self._on_the_way_home)
-        else:
-            ray.kill(self._lanes)
+        if kind is not None:
+            for lane in self._lanes:
+                lane.cancel()
+        deadline = time.monotonic() + (_GOING_HOME_S if kind is None else _CANCELLED_S)
+        for lane in self._lanes:
+            lane.join(max(0.0, deadline - time.monotonic()))
+        ray.kill(self._dispatcher)
 
     @property
     def paused(self) -> bool:
@@ -85,10 +94,11 @@ class Engine:
         Raises StepsearchError when a record could not be written.
         """
         config = self._config
-        self._searcher = StudySearcher(agenda, recorder, make_trial, self._lanes, self._name)
+        self._searcher = StudySearcher(agenda, recorder, make_trial, self._dispatcher, self._name)
         scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
         for record in past:
             replay(scheduler, record.intermediate, f"past-{record.number}", config.primary.name)
+        ray.get(self._dispatcher.ready.remote())  # until then Tune's actors would be in its way
         tune.Tuner(
             tune.with_resources(LaneTrial, _A_TRIALS_ACTOR),
             tune_config=tune.TuneConfig(
@@ -106,7 +116,7 @@ class Engine:
                 verbose=0,
             ),
         ).fit()
-        self._on_the_way_home = self._lanes.send_home.remote(_GOING_HOME_S)
+        self._dispatcher.close.remote()  # the lanes leave while the driver closes its books
         if self._searcher.failure is not None:
             raise StepsearchError(
                 f"the search was stopped, a record could not be written: {self._searcher.failure}"
@@ -117,9 +127,13 @@ class Engine:
         """Let every trial save a checkpoint and end as interrupted; `run` returns then."""
         if self._searcher is not None:
             self._searcher.stopping.set()
-        ray.get(self._lanes.pause.remote())
+        ray.get(self._dispatcher.pause.remote())
+
+    def has_begun(self) -> bool:
+        """Wait for the first step of a trial; False when there will be none."""
+        return bool(ray.get(self._dispatcher.begun.remote()))
 
     def progress(self) -> dict[int, int]:
         """`images_seen` of the trials that are on a lane."""
-        seen: dict[int, int] = ray.get(self._lanes.progress.remote())
+        seen: dict[int, int] = ray.get(self._dispatcher.progress.remote())
         return seen

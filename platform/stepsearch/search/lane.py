@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,66 +15,17 @@ import ray
 import ray.train
 import ray.train.collective
 from ray import cloudpickle
-from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.controller import TrainController
 
 from stepsearch.cluster import LaneShape
 from stepsearch.errors import Diverged
-from stepsearch.search.dispatcher import Dispatcher
-from stepsearch.search.trial import Run, Trial
+from stepsearch.search.lane_trainer import LaneTrainer
+from stepsearch.search.trial import Run, Trainer, Trial
 
 if TYPE_CHECKING:
     from stepsearch.diffusion.workers import Workers
 
-_DISPENSABLE = (DatasetsCallback, PlacementGroupCleanerCallback)
 
-
-class Lanes(Dispatcher):
-    """The actor: the dispatcher, and in its process the controllers of all lanes.
-
-    What is sealed (pickled) is opened by the lanes' workers only, so that this process never
-    imports a trainer.
-    """
-
-    def __init__(
-        self, run: bytes, shape: LaneShape, folder: Path, retries: int, metric: str
-    ) -> None:
-        """`run` is the sealed `Run` of the search's trainer."""
-        super().__init__(retries, shape.count, metric)
-        me = ray.get_runtime_context().current_actor
-        self._lanes = [_Lane(i, run, me, shape, folder) for i in range(shape.count)]
-        for lane in self._lanes:
-            lane.start()
-
-    async def send_home(self, patience_s: float) -> None:
-        """Close, and wait until the lanes have given back what they had of the cluster."""
-        await self.close()
-        deadline = time.monotonic() + patience_s
-        for lane in self._lanes:
-            await asyncio.to_thread(lane.join, max(0.0, deadline - time.monotonic()))
-
-
-class _LaneTrainer(TorchTrainer):
-    """A TorchTrainer without the processes that a lane does not need.
-
-    Its controller runs in the thread that calls `fit`, not in an actor. Of the helper actors the
-    one that hands out Ray Data shards is left out, and the one that gives back the placement group
-    of a controller that died: the group belongs to this process and ends with it.
-    """
-
-    def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:
-        controller = TrainController(**parts)
-        asyncio.run(controller.run())
-        return controller.get_result()
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, _DISPENSABLE)]
-
-
-class _Lane(threading.Thread):
+class Lane(threading.Thread):
     """Keeps one trainer running until the dispatcher sends it home.
 
     Ray Train restarts the worker group when a worker or its node dies; the new group asks the
@@ -83,15 +33,15 @@ class _Lane(threading.Thread):
     """
 
     def __init__(
-        self, number: int, run: bytes, dispatcher: Any, shape: LaneShape, folder: Path
+        self, number: int, trainer: Trainer, dispatcher: Any, shape: LaneShape, folder: Path
     ) -> None:
         super().__init__(name=f"lane-{number}", daemon=True)
         self._dispatcher = dispatcher
-        self._trainer = _LaneTrainer(
+        self._trainer = LaneTrainer(
             _work,
             train_loop_config={
                 "lane": number,
-                "run": run,
+                "trainer": cloudpickle.dumps(trainer),  # opened by the lane's workers
                 "dispatcher": dispatcher,
                 "threads": max(1, int(shape.cpus)),
             },
@@ -110,9 +60,15 @@ class _Lane(threading.Thread):
     def run(self) -> None:
         try:
             self._trainer.fit()
+        except asyncio.CancelledError:
+            return
         except Exception as error:
             reason = f"Ray Train gave up a lane: {type(error).__name__}: {error}".splitlines()[0]
             self._dispatcher.lose.remote(reason)
+
+    def cancel(self) -> None:
+        """End the lane's workers at once, whatever they do; `join` waits for it."""
+        self._trainer.cancel()
 
 
 class _LaneReport:
@@ -144,11 +100,12 @@ def _work(config: dict[str, Any]) -> None:
     workers = Workers(
         context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
     )
-    run, index = cloudpickle.loads(config["run"]), 0
+    trainer, index = cloudpickle.loads(config["trainer"]), 0
+    trainer.warm_up()
     dispatcher, lane = config["dispatcher"], config["lane"]
     while sealed := ray.get(dispatcher.next_trial.remote(lane, incarnation, index)):
         trial = cloudpickle.loads(sealed)
-        outcome, reason, error = _train(run, trial, dispatcher, workers)
+        outcome, reason, error = _train(trainer.run, trial, dispatcher, workers)
         ray.get(dispatcher.leave.remote(lane, incarnation, trial.number, outcome, reason))
         if error is not None:  # Ray Train builds a new worker group, with fresh processes
             raise error

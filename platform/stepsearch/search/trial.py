@@ -100,6 +100,9 @@ class Trainer(Protocol):
         """Raise UserError for what a validated configuration cannot know: a missing data set, a
         batch that the lane's workers cannot share. Quick, and writes nothing."""
 
+    def warm_up(self) -> None:
+        """Import and read what every trial needs; once in each process that trains."""
+
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Make what all trials share, before the first one; numbers worth a record."""
 
