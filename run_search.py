@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -102,7 +103,7 @@ def plan(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006
 @app.command(
     epilog=_examples(
         "simulate my_search.yaml",
-        "simulate --set trial_scheduler.reduction=3 --set budget.trials=16",
+        "simulate --set trial_scheduler.reduction=3",
         "simulate my_search.yaml --curves an-earlier-search",
     )
 )
@@ -280,6 +281,17 @@ def main() -> None:
         sys.exit(USER_ERROR if isinstance(error, UserError) else 1)
 
 
+def command() -> None:
+    """`main` for a shell, without Python's teardown: after Ray and MLflow that takes seconds."""
+    try:
+        main()
+    except SystemExit as end:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)
+
+
 def load(file: Path, sets: list[str]) -> SearchConfig:
     """The search that a YAML file describes, with `sets` laid over it."""
     from stepsearch.config import merge
@@ -340,4 +352,4 @@ def _follow(begin: Any, config: SearchConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command()

@@ -6,14 +6,15 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from stepsearch.search.board import describe
 from stepsearch.search.history import History, Metrics
 from stepsearch.search.speed_up import SpeedUp, speed_up
 from stepsearch.study import Objective, TrialRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BASELINE, PAPER, PROPOSAL, REPEAT = "baseline", "paper", "proposal", "repeat"
 PROTECTED = (BASELINE, PAPER, REPEAT)
@@ -81,6 +82,8 @@ class Leaderboard:
 
     def frame(self) -> pd.DataFrame:
         """One line a row, for CSV and Parquet."""
+        import pandas as pd  # `status` needs no frame and not its half second
+
         return pd.DataFrame([_flat(rank, row) for rank, row in enumerate(self.rows, start=1)])
 
 

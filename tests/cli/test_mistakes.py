@@ -1,77 +1,13 @@
-"""The commands as a user types them: pages of help, pictures, and one line for each mistake."""
+"""One line for each mistake, and nothing left behind."""
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
-import run_search
-from stepsearch.search.config import SearchConfig
-from stepsearch.search.folder import SearchFolder
-from stepsearch.study import Objective, RandomConfig, Study
-
-SMALL = {
-    "name": "small",
-    "space": {"kind": "speed"},
-    "trainer": {
-        "kind": "denoising",
-        "denoiser": {"kind": "unet", "channels": [8, 16]},
-        "training": {"batch_size": 32},
-        "sampler": {"num_steps": 2},
-        "judge": {"samples": 64, "classifier": {"budget": 1000}},
-    },
-    "budget": {"trials": 2, "images": 320},
-    "lanes": {"count": 1},
-}
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Ending]
-
-
-@pytest.fixture
-def cli(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Cli:
-    """cli("run", "small.yaml"): the command in an empty folder that holds small.yaml."""
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
-    (tmp_path / "searches").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def type_(*words: str) -> Ending:
-        monkeypatch.setattr(sys, "argv", ["run_search.py", *words])
-        with pytest.raises(SystemExit) as ended:
-            run_search.main()
-        said = capsys.readouterr()
-        return Ending(int(ended.value.code or 0), said.out, said.err)
-
-    return type_
-
-
-def recorded_search(storage: Path, name: str = "old") -> None:
-    """What a search without any ended trial leaves in its folder."""
-    data = SMALL | {"name": name, "storage": str(storage), "objectives": [{"name": "fd_digits"}]}
-    folder = SearchFolder.create(storage / name, SearchConfig.model_validate(data))
-    study = Study.create(folder.study, name, [Objective("fd_digits")], RandomConfig(), seed=0)
-    study.close()
+from tests.cli.conftest import Cli, Ending, Recorded
 
 
 def tree(folder: Path) -> dict[str, int]:
@@ -200,13 +136,13 @@ WORDS = [
 
 @pytest.mark.parametrize(("words", "line"), WORDS, ids=[" ".join(case[0]) for case in WORDS])
 def test_a_wrong_command_is_refused_with_one_line_and_leaves_nothing(
-    cli: Cli, tmp_path: Path, words: list[str], line: str
+    cli: Cli, recorded_search: Recorded, tmp_path: Path, words: list[str], line: str
 ) -> None:
     (tmp_path / "list.yaml").write_text("[1, 2]")
     (tmp_path / "empty.yaml").touch()
     (tmp_path / "tab.yaml").write_text("budget: \tx")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
-    recorded_search(tmp_path / "searches")
+    recorded_search()
     before = tree(tmp_path)
     assert_refused(cli(*words), line.replace("{cwd}", str(tmp_path)))
     assert tree(tmp_path) == before
@@ -267,104 +203,3 @@ def test_lanes_that_the_cluster_cannot_hold_are_refused_with_the_numbers(
     before = tree(tmp_path)
     assert_refused(cli(verb, "small.yaml", "--set", f"lanes={lanes}"), line)
     assert tree(tmp_path) == before
-
-
-def test_plan_prints_its_page_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
-    before = tree(tmp_path)
-    ending = cli("plan", "small.yaml")
-    assert (ending.code, ending.err) == (0, "")
-    for section in ("configuration", "trials", "fixed points", "rungs", "resources", "estimate"):
-        assert f"\n{section}" in f"\n{ending.out}"
-    assert tree(tmp_path) == before
-
-
-def test_status_shows_one_search_or_all_of_them(cli: Cli, tmp_path: Path) -> None:
-    assert "no searches in searches" in cli("status").out
-    for name in ("one", "two"):
-        recorded_search(tmp_path / "searches", name)
-    both, one = cli("status"), cli("status", "one")
-    assert (both.code, one.code) == (0, 0)
-    assert "search one" in both.out
-    assert "search two" in both.out
-    assert "search two" not in one.out
-
-
-def test_show_draws_p_and_w_within_the_terminal(cli: Cli) -> None:
-    ending = cli("show", "speed", "--set", "tau=600", "--set", "k=3")
-    assert (ending.code, ending.err) == (0, "")
-    assert "density p" in ending.out
-    assert "weight w" in ending.out
-    assert max(map(len, ending.out.splitlines())) <= 80
-
-
-def test_show_writes_p_and_w_of_every_timestep(cli: Cli, tmp_path: Path) -> None:
-    words = ["--set", "tau=600", "--set", "k=3", "--set", "lam=0.5", "--json", "speed.json"]
-    assert cli("show", "speed", "--set", "timesteps=1200", *words) == Ending(0, "", "")
-    tables = json.loads((tmp_path / "speed.json").read_text())
-    assert tables.keys() == {"p", "w"}
-    assert tables["w"] == [0.5] * 1200
-    assert tables["p"] == pytest.approx([3 / 2400] * 600 + [1 / 2400] * 600)
-    assert [path.name for path in tmp_path.iterdir() if "json" in path.name] == ["speed.json"]
-
-
-def test_show_tells_what_a_mirrored_batch_of_this_size_draws(cli: Cli, tmp_path: Path) -> None:
-    mirrored = ["show", "speed", "--set", "mirror=true", "--json"]
-    cli(*mirrored, "64.json")
-    cli(*mirrored, "2.json", "--set", "batch_size=2")
-    cli("show", "speed", "--json", "plain.json")
-    p = {name: json.loads((tmp_path / f"{name}.json").read_text())["p"] for name in ("64", "2")}
-    plain = json.loads((tmp_path / "plain.json").read_text())["p"]
-    assert p["2"] == pytest.approx(plain)
-    assert p["64"] != pytest.approx(plain)
-    assert sum(p["64"]) == pytest.approx(1)
-
-
-VERBS = ["run", "resume", "plan", "status", "export", "ui", "doctor", "show"]
-
-
-@pytest.mark.parametrize("words", [[], *[[verb] for verb in VERBS]], ids=["", *VERBS])
-def test_every_page_of_help_fits_a_terminal_and_names_no_absolute_path(
-    cli: Cli, words: list[str]
-) -> None:
-    ending = cli(*words, "--help")
-    assert (ending.code, ending.err) == (0, "")
-    assert max(map(len, ending.out.splitlines())) <= 80
-    assert str(Path(run_search.__file__).parent) not in ending.out
-    assert words or all(f"\n  {verb} " in ending.out for verb in VERBS)
-
-
-def test_an_unknown_command_is_a_usage_error(cli: Cli) -> None:
-    ending = cli("lauch")
-    assert (ending.code, ending.out) == (2, "")
-    assert "No such command 'lauch'" in ending.err
-
-
-LOADED = """
-import sys
-import run_search
-sys.argv[0] = "run_search.py"
-try:
-    run_search.main()
-except SystemExit as end:
-    heavy = {"torch", "ray", "optuna", "mlflow"} & sys.modules.keys()
-    print(sorted(heavy), end.code, file=sys.stderr)
-"""
-
-
-@pytest.mark.parametrize(
-    ("words", "loaded"), [(["--help"], []), (["run", "--help"], []), (["status"], ["optuna"])]
-)
-def test_a_quick_command_loads_nothing_slow(
-    tmp_path: Path, words: list[str], loaded: list[str]
-) -> None:
-    recorded_search(tmp_path / "searches")
-    here = [str(Path(run_search.__file__).parent / part) for part in (".", "platform")]
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(here)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == f"{loaded} 0\n"

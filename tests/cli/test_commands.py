@@ -1,0 +1,146 @@
+"""Pages of help, of plan, status and show, and what they import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_search
+from tests.cli.conftest import Cli, Ending, Recorded
+
+
+def test_plan_prints_its_page_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    ending = cli("plan", "small.yaml")
+    assert (ending.code, ending.err) == (0, "")
+    for section in ("configuration", "trials", "fixed points", "rungs", "resources", "estimate"):
+        assert f"\n{section}" in f"\n{ending.out}"
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_status_shows_one_search_or_all_of_them(cli: Cli, recorded_search: Recorded) -> None:
+    assert "no searches in searches" in cli("status").out
+    for name in ("one", "two"):
+        recorded_search(name)
+    both, one = cli("status"), cli("status", "one")
+    assert (both.code, one.code) == (0, 0)
+    assert "search one" in both.out
+    assert "search two" in both.out
+    assert "search two" not in one.out
+
+
+def test_show_draws_p_and_w_within_the_terminal(cli: Cli) -> None:
+    ending = cli("show", "speed", "--set", "tau=600", "--set", "k=3")
+    assert (ending.code, ending.err) == (0, "")
+    assert "density p" in ending.out
+    assert "weight w" in ending.out
+    assert max(map(len, ending.out.splitlines())) <= 80
+
+
+def test_show_writes_p_and_w_of_every_timestep(cli: Cli, tmp_path: Path) -> None:
+    words = ["--set", "tau=600", "--set", "k=3", "--set", "lam=0.5", "--json", "speed.json"]
+    assert cli("show", "speed", "--set", "timesteps=1200", *words) == Ending(0, "", "")
+    tables = json.loads((tmp_path / "speed.json").read_text())
+    assert tables.keys() == {"p", "w"}
+    assert tables["w"] == [0.5] * 1200
+    assert tables["p"] == pytest.approx([3 / 2400] * 600 + [1 / 2400] * 600)
+    assert [path.name for path in tmp_path.iterdir() if "json" in path.name] == ["speed.json"]
+
+
+def test_show_tells_what_a_mirrored_batch_of_this_size_draws(cli: Cli, tmp_path: Path) -> None:
+    mirrored = ["show", "speed", "--set", "mirror=true", "--json"]
+    cli(*mirrored, "64.json")
+    cli(*mirrored, "2.json", "--set", "batch_size=2")
+    cli("show", "speed", "--json", "plain.json")
+    p = {name: json.loads((tmp_path / f"{name}.json").read_text())["p"] for name in ("64", "2")}
+    plain = json.loads((tmp_path / "plain.json").read_text())["p"]
+    assert p["2"] == pytest.approx(plain)
+    assert p["64"] != pytest.approx(plain)
+    assert sum(p["64"]) == pytest.approx(1)
+
+
+VERBS = ["run", "resume", "plan", "simulate", "status", "export", "ui", "doctor", "show"]
+
+
+@pytest.mark.parametrize("words", [[], *[[verb] for verb in VERBS]], ids=["", *VERBS])
+def test_every_page_of_help_fits_a_terminal_and_names_no_absolute_path(
+    cli: Cli, words: list[str]
+) -> None:
+    ending = cli(*words, "--help")
+    assert (ending.code, ending.err) == (0, "")
+    assert max(map(len, ending.out.splitlines())) <= 80
+    assert str(Path(run_search.__file__).parent) not in ending.out
+    assert words or all(f"\n  {verb} " in ending.out for verb in VERBS)
+
+
+def test_an_unknown_command_is_a_usage_error(cli: Cli) -> None:
+    ending = cli("lauch")
+    assert (ending.code, ending.out) == (2, "")
+    assert "No such command 'lauch'" in ending.err
+
+
+HEAVY = [
+    "torch",
+    "ray",
+    "optuna",
+    "mlflow",
+    "pandas",
+    "scipy",
+    "diffusers",
+    "matplotlib",
+    "sklearn",
+]
+COMMAND = """
+import sys, run_search
+sys.argv[0] = "run_search.py"
+try:
+    run_search.main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+CHECK = """
+import search_spaces, trainers
+trainer = trainers.trainer()
+search_spaces.space("speed").check(trainer.facts())
+trainer.check(workers=1)
+"""
+
+
+def loaded(code: str, folder: Path, *words: str) -> list[str]:
+    """Which of the heavy packages a new process loads for `code`."""
+    here = [str(Path(run_search.__file__).parent / part) for part in (".", "platform")]
+    tell = f"import sys; print(*sys.modules.keys() & {HEAVY}, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code + tell, *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(here)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return sorted(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "packages"),
+    [
+        (["--help"], []),
+        (["run", "--help"], []),
+        (["simulate", "--help"], []),
+        (["status"], ["optuna"]),
+    ],
+)
+def test_a_quick_command_loads_nothing_slow(
+    recorded_search: Recorded, tmp_path: Path, words: list[str], packages: list[str]
+) -> None:
+    recorded_search()
+    assert loaded(COMMAND, tmp_path, *words) == packages
+
+
+def test_checking_a_search_loads_torch_and_no_more(tmp_path: Path) -> None:
+    assert loaded(CHECK, tmp_path) == ["torch"]
