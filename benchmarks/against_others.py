@@ -1,6 +1,7 @@
 """What a search costs, and what it costs a person who does without stepsearch.
 
-Four ways to search SpeeD's tau, k and lambda on scikit-learn's digits, two trials side by side:
+Four ways to do the default search (SpeeD's tau, k and lambda on scikit-learn's digits) with its
+budget, rungs and start-up trials, two trials side by side:
 
     stepsearch  a search on lanes, its MLflow records, pictures and bundle included
     Ray guide   Ray Train nested in Ray Tune, with OptunaSearch and ASHA, as Ray documents it
@@ -56,8 +57,7 @@ import pandas as pd
 
 from benchmarks.peers.measure import Measured, measure
 from benchmarks.peers.task import Note, NotingTrainer, Task
-from stepsearch.evaluation.judge import JudgeConfig
-from stepsearch.search.config import BudgetConfig
+from run_search import DEFAULT, load
 
 PEERS = {
     "stepsearch": "stepsearch_lanes.py",
@@ -68,6 +68,7 @@ PEERS = {
 _OF_THE_CLOCK = {"train_cpu_s", "evaluation_cpu_s", "images_per_s"}
 _IMPORTS = "import diffusers, matplotlib, mlflow, optuna, ray.train.torch, ray.tune, sklearn"
 _NEVER = math.inf
+_QUICK = {"budget.trials": 8, "budget.images": 5120, "trainer.judge.samples": 200}
 
 
 @dataclass(frozen=True)
@@ -195,28 +196,36 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="trials of a search")
     parser.add_argument("--images", type=int, help="images of a finished trial")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one round each")
-    arguments = parser.parse_args()
-    arguments.trials = arguments.trials or (8 if arguments.quick else 16)
-    arguments.images = arguments.images or (5120 if arguments.quick else 38_400)
-    return arguments
+    return parser.parse_args()
+
+
+def _task(arguments: argparse.Namespace, folder: Path, seed: int) -> Task:
+    """The default search, or what the arguments make of it."""
+    changes = dict(_QUICK) if arguments.quick else {}
+    said = {f"budget.{key}": getattr(arguments, key) for key in ("trials", "images")}
+    changes |= {key: value for key, value in said.items() if value is not None}
+    search = load(DEFAULT, [f"{key}={value}" for key, value in changes.items()])
+    return Task(
+        folder=folder,
+        space=search.space,
+        trainer=NotingTrainer.model_validate(search.trainer.model_dump()),
+        seed=seed,
+        trials=search.budget.trials,
+        milestones=search.budget.milestones(),
+        startup=search.optuna_sampler.n_startup_trials,
+        reduction=search.trial_scheduler.reduction,
+        first_rung=search.trial_scheduler.first_rung(search.budget),
+    )
 
 
 def main() -> None:
     arguments = _arguments()
-    trainer = NotingTrainer(judge=JudgeConfig(samples=200 if arguments.quick else 1000))
-    milestones = BudgetConfig(images=arguments.images).milestones()
     os.environ["OMP_NUM_THREADS"] = "1"  # NumPy's too; Ray sets it in its workers anyway
     subprocess.run([sys.executable, "-c", _IMPORTS], check=True)  # into the file cache
     tables = []
     for i, seed in enumerate(arguments.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            task = Task(
-                folder=Path(folder),
-                trainer=trainer,
-                seed=seed,
-                trials=arguments.trials,
-                milestones=milestones,
-            )
+            task = _task(arguments, Path(folder), seed)
             measured = Round.run(task, first=i % len(PEERS))
         tables.append(measured.table())
         print(f"\nseed {seed}")
@@ -227,7 +236,7 @@ def main() -> None:
         print("\nmedian (lowest-highest) over the seeds")
         _show(tables)
     result: dict[str, Any] = {"benchmark": "against_others", "seeds": arguments.seeds}
-    result |= {"trials": arguments.trials, "images": arguments.images, "peers": _medians(tables)}
+    result |= {"trials": task.trials, "images": task.budget, "peers": _medians(tables)}
     print(json.dumps(result))
 
 

@@ -52,7 +52,7 @@ def optimize_one(index: int, task: Task) -> None:
         storage=_storage(task),
         sampler=TPESampler(n_startup_trials=task.startup, seed=int(seed)),
         pruner=SuccessiveHalvingPruner(
-            min_resource=task.milestones[0], reduction_factor=task.reduction
+            min_resource=task.first_rung, reduction_factor=int(task.reduction)
         ),
     )
     study.optimize(partial(objective, task=task), n_trials=1, catch=(Diverged,))

@@ -87,7 +87,7 @@ def search(task: Task) -> None:
                 time_attr="images_seen",
                 metric=task.metric,
                 mode="min",
-                grace_period=task.milestones[0],
+                grace_period=task.first_rung,
                 reduction_factor=task.reduction,
                 max_t=task.budget + 1,  # whoever reaches max_t is killed in its last report
             ),

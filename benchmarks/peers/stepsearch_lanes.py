@@ -28,10 +28,14 @@ def search(task: Task) -> None:
             trainer=task.trainer,
             storage=task.folder,
             seed=task.seed,
-            budget=BudgetConfig(trials=task.trials, images=task.budget),
+            budget=BudgetConfig(
+                trials=task.trials, images=task.budget, reports=len(task.milestones)
+            ),
             lanes=LanesConfig(count=task.lanes),
             optuna_sampler=TpeConfig(n_startup_trials=task.startup),
-            trial_scheduler=TrialSchedulerConfig(kind="asha", reduction=task.reduction),
+            trial_scheduler=TrialSchedulerConfig(
+                kind="asha", reduction=task.reduction, grace=task.first_rung / task.budget
+            ),
             finalists=FinalistsConfig(count=0),
         )
     )

@@ -82,7 +82,7 @@ class Task(Config):
     """What to search, and how much may be spent. Its folder belongs to one peer alone."""
 
     folder: Path
-    space: SpeedSpace = SpeedSpace()
+    space: SpeedSpace
     trainer: NotingTrainer
     seed: int
     trials: int
@@ -90,8 +90,9 @@ class Task(Config):
     milestones: tuple[int, ...]
     """`images_seen` at each report; the last one is a trial's budget."""
     lanes: int = Field(2, description="trials side by side, one thread each")
-    startup: int = Field(4, description="finished trials before TPE learns from them")
-    reduction: int = Field(2, description="each rung of successive halving keeps the best 1/this")
+    startup: int = Field(description="finished trials before TPE learns from them")
+    reduction: float = Field(description="each rung of successive halving keeps the best 1/this")
+    first_rung: int = Field(description="`images_seen` before which no trial is stopped")
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
