@@ -111,7 +111,7 @@ class Meter:
                 self._ended.append(self._followed.pop(pid))
                 continue
             seen.cpu_s = used.user + used.system
-            if not (role == _ACTORS["ray::"] and seen.role in _ACTORS.values()):
+            if role and not (role == _ACTORS["ray::"] and seen.role in _ACTORS.values()):
                 seen.role = role  # an idle worker's title no longer says what it was
         self.most_processes = max(self.most_processes, len(self._followed))
 
@@ -133,6 +133,8 @@ def _busy() -> float:
 
 def _role(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
+    if not command:  # it has just ended
+        return ""
     for title, role in _ACTORS.items():
         if command.startswith(title):
             return role

@@ -16,10 +16,11 @@ import psutil  # type: ignore[import-untyped]
 
 from stepsearch.search.board import Board, Silent
 
-DRIVER, WORKERS, LANES, TRIALS = "driver", "Train workers", "lanes' actor", "Tune's trial actors"
+DRIVER, WORKERS, DISPATCHER = "driver", "Train workers", "dispatcher"
+TRIALS = "Tune's trial actors"
 ROLES = {
     "ray::RayTrainWorker": WORKERS,
-    "ray::Lanes": LANES,
+    "ray::Dispatcher": DISPATCHER,
     "ray::ResourceTrainable": TRIALS,
     "ray::LaneTrial": TRIALS,  # the same, between two calls
     "ray::": "Ray's helpers",

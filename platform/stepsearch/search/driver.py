@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import FrameType
 
-from stepsearch import cluster
+from stepsearch import cluster, tracking
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.board import Board, Entry, Silent, View, describe
 from stepsearch.search.config import SearchConfig
@@ -95,6 +95,7 @@ class _Driver:
         self._begun = time.monotonic()
         self._config, self._folder, self._view = config, folder, view
         self._study = opened.enter_context(study)
+        tracking.load()  # while Ray starts
         connection.result()
         from stepsearch.search.engine import Engine  # imports Ray, whose settings are made now
 

@@ -1,5 +1,6 @@
 """Records a search in MLflow; the only package of stepsearch that imports mlflow."""
 
+from stepsearch.tracking.client import load
 from stepsearch.tracking.config import TrackingConfig
 from stepsearch.tracking.records import Outcome, Role, Run
 from stepsearch.tracking.tags import trial_name
@@ -12,6 +13,7 @@ __all__ = [
     "Run",
     "Tracker",
     "TrackingConfig",
+    "load",
     "trial_name",
     "ui_command",
 ]

@@ -41,15 +41,21 @@ def answering(uri: str) -> Iterator[None]:
         ) from None
 
 
-def connect(uri: str) -> Any:
-    """An MlflowClient of `uri`, known to answer; creates a sqlite file and its tables once."""
+def load() -> Any:
+    """Import MLflow, which takes a second or two."""
     for name, value in (QUIET | PATIENCE).items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    import mlflow
 
     _hush()
+    return mlflow
+
+
+def connect(uri: str) -> Any:
+    """An MlflowClient of `uri`, known to answer; creates a sqlite file and its tables once."""
+    mlflow = load()
     _ping_database(uri)
-    client = MlflowClient(tracking_uri=uri)
+    client = mlflow.MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)
     return client
 
