@@ -153,14 +153,14 @@ def _summary(line: pd.DataFrame, trials: int) -> dict[str, float]:
 PANELS: Sequence[tuple[str, str, Mapping[str, str]]] = (
     ("driver: memory, MiB", MEMORY, {vitals.DRIVER: ""}),
     ("both Train workers: memory, MiB", MEMORY, {vitals.WORKERS: ""}),
-    ("actors: memory, MiB", MEMORY, {vitals.LANES: "lanes", vitals.TRIALS: "Tune's"}),
+    ("actors: memory, MiB", MEMORY, {vitals.DISPATCHER: "dispatcher", vitals.TRIALS: "Tune's"}),
     ("daemons: memory, MiB", MEMORY, {"raylet": "raylet", "gcs_server": "gcs_server"}),
     ("driver: open descriptors", DESCRIPTORS, {vitals.DRIVER: ""}),
     ("both Train workers: open descriptors", DESCRIPTORS, {vitals.WORKERS: ""}),
     (
         "actors: open descriptors",
         DESCRIPTORS,
-        {vitals.LANES: "lanes", vitals.TRIALS: "Tune's"},
+        {vitals.DISPATCHER: "dispatcher", vitals.TRIALS: "Tune's"},
     ),
     ("daemons: open descriptors", DESCRIPTORS, {"raylet": "raylet", "gcs_server": "gcs_server"}),
     (
