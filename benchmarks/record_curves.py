@@ -1,6 +1,6 @@
-"""Record the learning curves that `simulate` replays: half an hour on two quiet CPU cores.
+"""Record the learning curves that `simulate` replays: an hour on two quiet CPU cores.
 
-Runs one real search, SpeeD's space on the digits with nothing stopped early: 84 configurations
+Runs one real search, SpeeD's space on the digits with nothing stopped early: 200 configurations
 (the uniform baseline, the paper's setting, then a Sobol sequence), eleven reports each, and the
 best one and the baseline again on three more seeds. An interrupted recording goes on when the
 script is started again; what is finished by then can be written with --as-it-is.
@@ -27,7 +27,7 @@ SETTINGS = (
     f"name={NAME}",
     "space={kind: speed, tau: [0.1, 1.0], k: [1, 10], lam: [0.5, 0.8]}",
     "trainer.training.lr=8.0e-3",
-    "budget.trials=84",
+    "budget.trials=200",
     "budget.reports=11",  # a report at every 3/32 of the images
     "budget.first_report=0.0625",
     "trial_scheduler={kind: fifo}",
