@@ -58,6 +58,7 @@ import pandas as pd
 from benchmarks.peers.measure import Measured, measure
 from benchmarks.peers.task import Note, NotingTrainer, Task
 from run_search import DEFAULT, load
+from stepsearch.study import TpeConfig
 
 PEERS = {
     "stepsearch": "stepsearch_lanes.py",
@@ -205,6 +206,7 @@ def _task(arguments: argparse.Namespace, folder: Path, seed: int) -> Task:
     said = {f"budget.{key}": getattr(arguments, key) for key in ("trials", "images")}
     changes |= {key: value for key, value in said.items() if value is not None}
     search = load(DEFAULT, [f"{key}={value}" for key, value in changes.items()])
+    tpe = TpeConfig.model_validate(search.optuna_sampler.model_dump())
     return Task(
         folder=folder,
         space=search.space,
@@ -212,7 +214,7 @@ def _task(arguments: argparse.Namespace, folder: Path, seed: int) -> Task:
         seed=seed,
         trials=search.budget.trials,
         milestones=search.budget.milestones(),
-        startup=search.optuna_sampler.n_startup_trials,
+        startup=tpe.n_startup_trials,
         reduction=search.trial_scheduler.reduction,
         first_rung=search.trial_scheduler.first_rung(search.budget),
     )

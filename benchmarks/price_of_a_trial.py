@@ -6,9 +6,10 @@ Eight short trials (80 steps of 64 digits and four small evaluations each) run
     2 lanes   as a search on two lanes, none stopped early
     1 lane    the same on one lane
     asha      on two lanes with early stopping, for stop_to_next_s only
+    2 workers on one lane of two workers that train each trial together, for next_trial_s only
 
 each in a process and a storage of its own. The first three do the same trainings: their metrics
-must be equal to the last digit. A round takes about three minutes on two quiet cores.
+must be equal to the last digit. A round takes about four minutes on two quiet cores.
 
     python benchmarks/price_of_a_trial.py [--quick]
 
@@ -17,6 +18,7 @@ the rounds:
 
     first_trial_s   from the start of the process to the first training step, on two lanes
     next_trial_s    from Optuna's proposal to the first training step, for all later trials
+    next_trial_2_s  the same where a lane has two workers
     stop_to_next_s  from the report at which a trial is stopped early to the next one's first step
     wall_ratio      wall time on two lanes over plain's
     lane_ratio      wall time x lanes over plain's, for each number of lanes
@@ -62,7 +64,7 @@ NAME = "price"
 _OF_THE_CLOCK = {"train_cpu_s", "evaluation_cpu_s", "images_per_s"}
 
 
-def configuration(storage: Path, lanes: int, **scheduler: Any) -> SearchConfig:
+def configuration(storage: Path, lanes: int, workers: int = 1, **scheduler: Any) -> SearchConfig:
     """Random proposals depend on nothing that was measured: they are the same every time."""
     return SearchConfig(
         name=NAME,
@@ -70,16 +72,16 @@ def configuration(storage: Path, lanes: int, **scheduler: Any) -> SearchConfig:
         trainer=StampedTrainer(judge=JudgeConfig(samples=200)),
         storage=storage,
         budget=BudgetConfig(trials=8, images=5120),
-        lanes=LanesConfig(count=lanes),
+        lanes=LanesConfig(count=lanes, workers=workers),
         optuna_sampler=RandomConfig(),
         trial_scheduler=TrialSchedulerConfig(**scheduler),
         finalists=FinalistsConfig(count=0),
     )
 
 
-def on_lanes(storage: Path, lanes: int, scheduler: str) -> None:
+def on_lanes(storage: Path, lanes: int, scheduler: str, workers: int = 1) -> None:
     """The search; runs in a process of its own."""
-    launch(configuration(storage, lanes, kind=scheduler), _Watcher())
+    launch(configuration(storage, lanes, workers, kind=scheduler), _Watcher())
 
 
 class _Watcher(Silent):
@@ -231,6 +233,7 @@ class Round:
     plain: Measured
     one: Measured
     asha: Measured
+    pairs: Measured
 
     @classmethod
     def run(cls) -> Round:
@@ -238,13 +241,15 @@ class Round:
         bare, one = measure(plain, trainings(two.trials)), measure(on_lanes, 1, "fifo")
         if not two.outcome == bare.outcome == one.outcome:
             raise SystemExit("the trainings were not the same")
-        return cls(two, bare, one, measure(on_lanes, 2, "asha"))
+        asha, pairs = measure(on_lanes, 2, "asha"), measure(on_lanes, 1, "fifo", 2)
+        return cls(two, bare, one, asha, pairs)
 
     def summary(self) -> dict[str, float]:
         plain = self.plain.wall_s
         return {
             "first_trial_s": self.two.visits[0].first_step - self.two.began,
             "next_trial_s": _median(next_trials(self.two) + next_trials(self.one)),
+            "next_trial_2_s": _median(next_trials(self.pairs)),
             "stop_to_next_s": _median(stops(self.asha)),
             "wall_ratio": self.two.wall_s / plain,
             "lane_ratio_2": 2 * self.two.wall_s / plain,
@@ -280,7 +285,7 @@ def _row(name: str, values: Sequence[float], digits: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round, about three minutes")
+    parser.add_argument("--quick", action="store_true", help="one round, about four minutes")
     rounds = []
     for _ in range(1 if parser.parse_args().quick else 3):
         rounds.append(Round.run())
