@@ -345,7 +345,11 @@ def _follow(begin: Any, config: SearchConfig) -> None:
     from stepsearch.search.closing import show_report
     from stepsearch.search.view import live_view
 
-    result: SearchResult = begin(config, live_view(console))
+    try:
+        result: SearchResult = begin(config, live_view(console))
+    except KeyboardInterrupt:
+        console.print(f"stopped at once; `resume {config.name}` goes on from the last checkpoints")
+        raise typer.Exit(INTERRUPTED) from None
     show_report(result, console)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)

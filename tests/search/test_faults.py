@@ -147,3 +147,28 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
     history = History(config.folder / "history.jsonl")
     for number, curve in seen.items():
         assert curve.items() <= history.curve(number, "fd_digits").items()
+
+
+def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(
+    small: Small, drive: Callable[..., subprocess.Popen[str]]
+) -> None:
+    config = small(budget=LONG, trial_scheduler={"kind": "fifo"})
+    driver = drive(config, "run", "FILE")
+    wait_for_reports(config, 3)
+    children = ray_processes_of(driver.pid)
+    driver.send_signal(signal.SIGINT)
+    assert driver.stdout is not None
+    assert any("Ctrl-C again" in line for line in driver.stdout)
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    assert f"stopped at once; `resume {config.name}` goes on" in output.replace("\n", " ")
+    assert "Traceback" not in output
+    assert "Aborted" not in output
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+    again = drive(config, "resume", config.name, "--storage", str(config.storage))
+    output, _ = again.communicate(timeout=480)
+    assert again.returncode == 0, output
+    check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())

@@ -87,14 +87,3 @@ def test_the_frame_has_a_line_a_row_and_a_column_a_metric(history: History) -> N
     frame = board(history, BASELINE, record(2), record(1, "pruned")).frame()
     assert list(frame["trial"]) == [2, 0, 1]
     assert {"rank", "value", "speed_up", "param.k", "metric.fd"} <= set(frame.columns)
-
-
-def test_a_line_cut_short_by_a_kill_is_dropped_and_written_again(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
-    History(path).add(0, 100, {"fd": 1.0})
-    path.write_text(path.read_text() + '{"trial": 0, "images_se')
-    again = History(path)
-    assert again.curve(0, "fd") == {100: 1.0}
-    assert again.add(0, 200, {"fd": 0.5})
-    assert not again.add(0, 200, {"fd": 0.5}), "each report is recorded once"
-    assert History(path).curve(0, "fd") == {100: 1.0, 200: 0.5}

@@ -13,11 +13,12 @@ Metrics = dict[str, float]
 class History:
     """The metrics of every trial at every milestone; each is recorded once.
 
-    Without a path they are in memory only.
+    Without a path they are in memory only. One process writes; others may read meanwhile.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        self._size = 0  # of the file's whole lines, in bytes
         self._metrics: dict[int, dict[int, Metrics]] = defaultdict(dict)
         if path is not None and path.exists():
             self._read(path)
@@ -26,11 +27,10 @@ class History:
         """Record the metrics of a milestone; False when they are there already."""
         if images_seen in self._metrics[number]:
             return False
-        self._metrics[number][images_seen] = dict(metrics)
         if self._path is not None:
             line = {"trial": number, "images_seen": images_seen, "metrics": dict(metrics)}
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            self._append(self._path, json.dumps(line).encode() + b"\n")
+        self._metrics[number][images_seen] = dict(metrics)
         return True
 
     def curve(self, number: int, metric: str) -> dict[int, float]:
@@ -47,11 +47,15 @@ class History:
         """The sum of a metric over all reports of all trials, e.g. of CPU-seconds."""
         return sum(m.get(metric, 0.0) for trial in self._metrics.values() for m in trial.values())
 
+    def _append(self, path: Path, line: bytes) -> None:
+        with path.open("ab") as file:
+            file.truncate(self._size)  # a killed driver or a full disk may have left half a line
+            file.write(line)
+        self._size += len(line)
+
     def _read(self, path: Path) -> None:
-        text = path.read_text()
-        if text and not text.endswith("\n"):  # a killed driver was writing this line
-            text = text[: text.rfind("\n") + 1]
-            path.write_text(text)
-        for line in text.splitlines():
+        data = path.read_bytes()
+        self._size = data.rfind(b"\n") + 1
+        for line in data[: self._size].splitlines():
             entry = json.loads(line)
             self._metrics[entry["trial"]][entry["images_seen"]] = entry["metrics"]
