@@ -37,6 +37,7 @@ class Lane(threading.Thread):
     ) -> None:
         super().__init__(name=f"lane-{number}", daemon=True)
         self._dispatcher = dispatcher
+        self._cancelled = False
         self._trainer = LaneTrainer(
             _work,
             train_loop_config={
@@ -60,14 +61,20 @@ class Lane(threading.Thread):
     def run(self) -> None:
         try:
             self._trainer.fit()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, SystemExit):  # Ray raises the latter when it is shut down
             return
         except Exception as error:
+            if self._cancelled:
+                return
             reason = f"Ray Train gave up a lane: {type(error).__name__}: {error}".splitlines()[0]
             self._dispatcher.lose.remote(reason)
 
     def cancel(self) -> None:
-        """End the lane's workers at once, whatever they do; `join` waits for it."""
+        """End the lane's workers at once, whatever they do; `join` waits for it.
+
+        A lane that is still starting its workers notices when they are there, or when Ray is gone.
+        """
+        self._cancelled = True
         self._trainer.cancel()
 
 
