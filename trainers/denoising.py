@@ -177,8 +177,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     config: DenoisingConfig = trial.config
     training = config.training_for(trial.seed, trial.budget, workers)
     checkpoint = trial.folder / CHECKPOINT
-    if checkpoint.exists():
-        training.load(checkpoint)
+    training.resume(checkpoint)
     # A checkpoint lies behind the batch that holds a milestone: its report may have been lost.
     behind = training.images_seen - config.training.batch_size
     for milestone in (m for m in trial.milestones if m > behind):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
+from stepsearch.diffusion.checkpoints import read_checkpoint, read_latest, write_checkpoint
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.training import Training
 from stepsearch.errors import UserError
@@ -113,6 +113,7 @@ def test_an_interrupted_write_leaves_the_last_checkpoint_whole(tmp_path: Path) -
     with pytest.raises(AttributeError, match="local object"):  # refused halfway into the file
         write_checkpoint({"weights": torch.zeros(9), "images_seen": lambda: 2}, path)
     assert read_checkpoint(path) == {"images_seen": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
@@ -134,3 +135,55 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     torch.save({"images_seen": Path("a class that no checkpoint needs")}, tmp_path / "foreign")
     with pytest.raises(UserError, match="is unreadable: "):
         read_checkpoint(tmp_path / "foreign")
+
+
+WEIGHTS = {"weights": torch.arange(1000.0)}
+
+
+def flip_a_bit(path: Path, at: float) -> None:
+    """`at` is a share of the file's length."""
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [i / 40 for i in range(40)])
+def test_a_flipped_bit_is_found_or_makes_no_difference(at: float, tmp_path: Path) -> None:
+    """Some bytes of a zip archive only fill it up."""
+    path = tmp_path / "checkpoint"
+    write_checkpoint(WEIGHTS, path)
+    flip_a_bit(path, at)
+    try:
+        state = read_checkpoint(path)
+    except UserError:
+        return
+    assert torch.equal(state["weights"], WEIGHTS["weights"])
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_weight(path: Path) -> None:
+    flip_a_bit(path, 0.5)
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_weight, Path.unlink])
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    for images_seen in (1, 2, 3):
+        write_checkpoint(WEIGHTS | {"images_seen": images_seen}, path)
+    damage(path)
+    latest = read_latest(path)
+    assert latest is not None
+    assert latest["images_seen"] == 2
+    write_checkpoint(WEIGHTS | {"images_seen": 4}, path)
+    assert read_checkpoint(path)["images_seen"] == 4
+
+
+def test_without_any_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert read_latest(tmp_path / "checkpoint") is None
+    (tmp_path / "checkpoint").write_bytes(b"half")
+    assert read_latest(tmp_path / "checkpoint") is None

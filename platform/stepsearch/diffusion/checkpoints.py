@@ -1,9 +1,14 @@
-"""Checkpoint files: written whole or not at all, read without running anything inside them."""
+"""Checkpoint files: written whole or not at all, checked and read without running what they hold.
+
+A checkpoint is a zip archive, as `torch.save` writes it, with a CRC-32 of every tensor.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +16,57 @@ import torch
 
 from stepsearch.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+_UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
+
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values; an interrupted write leaves an older file as it was."""
+    """Write tensors and plain values; the checkpoint that `path` held is kept beside it.
+
+    A write that is interrupted leaves both as they were.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.is_file():
+            os.replace(path, _before(path))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_latest(path: Path) -> dict[str, Any] | None:
+    """The checkpoint at `path`, or the one before it if that one is damaged; None without any."""
+    for file in (path, _before(path)):
+        try:
+            return read_checkpoint(file)
+        except UserError as error:
+            if file.exists():
+                logger.warning("%s", error)
+    return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `write_checkpoint` wrote, on the CPU. Raises UserError if there is no such content."""
+    """What `write_checkpoint` wrote, on the CPU; a flipped bit is found.
+
+    Raises UserError if there is no such content.
+    """
     if not path.is_file():
         raise UserError(f"checkpoint must be an existing file, got {str(path)!r}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {str(path)!r} is unreadable: {reason}") from error
     return state
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.name}.before")

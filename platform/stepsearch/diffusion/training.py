@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from stepsearch.config import Config
-from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
+from stepsearch.diffusion.checkpoints import read_checkpoint, read_latest, write_checkpoint
 from stepsearch.diffusion.data_order import DataOrder
 from stepsearch.diffusion.ema import MovingAverage
 from stepsearch.diffusion.flat import flatten_gradients, flatten_weights
@@ -183,6 +183,12 @@ class Training:
     def save(self, path: Path) -> None:
         """Write a checkpoint; all workers hold the same state, so one of them is enough."""
         write_checkpoint(self.state_dict(), path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from the last checkpoint at `path` that is whole, if there is one."""
+        state = read_latest(path)
+        if state is not None:
+            self.load_state_dict(state)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; every worker loads it."""
