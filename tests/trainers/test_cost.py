@@ -18,9 +18,10 @@ SMALL = {
 def test_the_probe_measures_every_part_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = trainer(**SMALL)
+    config.warm_up()  # torch makes a cache folder where it is imported
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    config = trainer(**SMALL)
     cost = config.probe(gpu=False)
     assert cost.batch_size == 32
     assert all(value > 0 for value in astuple(cost))
