@@ -81,12 +81,20 @@ def run(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006 (typer rea
     _follow(launch, load(file, set_))
 
 
-@app.command()
-def resume(name: Name, storage: Storage = SEARCHES) -> None:
-    """Go on with an interrupted search."""
+@app.command(epilog=_examples("resume my-search", "resume my-search --trials 40"))
+def resume(
+    name: Name,
+    trials: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="trials in all, if more than before", show_default=False),
+    ] = None,
+    storage: Storage = SEARCHES,
+) -> None:
+    """Go on with an interrupted search, or add trials to one."""
     from stepsearch.search.driver import resume
 
-    _follow(resume, find(name, storage))
+    config = find(name, storage)
+    _follow(resume, config if trials is None else config.extended(trials))
 
 
 @app.command(epilog=_examples("plan my_search.yaml", "plan --set lanes.workers=2"))

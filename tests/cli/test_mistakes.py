@@ -109,6 +109,7 @@ WORDS = [
      "search must be one of those in {cwd}/elsewhere (none yet), got 'new'"),
     (["export", "old"], "export must have a finished trial: old has none yet"),
     (["export", "old", "--trial", "3"], "export must have a finished trial: old has none yet"),
+    (["resume", "old", "--trials", "1"], "trials must be at least the 2 of old, got 1"),
     (["run", "small.yaml", "--set", "name=old"],
      "name must be new, got 'old', which exists in {cwd}/searches: "
      "`resume old` goes on with it"),

@@ -83,6 +83,17 @@ def test_a_search_trains_its_trials_and_every_record_agrees(small: Small) -> Non
     assert resume(result.config).records == result.records, "there was nothing left to do"
 
 
+def test_a_finished_search_can_be_given_more_trials(small: Small) -> None:
+    first = launch(small(finalists={"count": 1, "seeds": 2}, budget={"trials": 3}))
+    result = resume(first.config.extended(5))
+    assert result.records[: len(first.records)] == first.records
+    roles = [record.attrs.get("role", "proposal") for record in result.records[3:]]
+    assert roles.count("proposal") == 2
+    assert set(roles) == {"proposal", "repeat"}
+    assert result.folder.read_config()["budget"]["trials"] == 5
+    check_records_agree(result)
+
+
 def test_early_stopped_trials_leave_nothing_behind(small: Small) -> None:
     """Six or more trials are pruned; the placement groups of nested Train runs leaked here."""
     result = launch(small(budget={"trials": 14}, trial_scheduler={"reduction": 4}))

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from stepsearch.cluster import LanesConfig
 from stepsearch.config import Config, merge, parse
+from stepsearch.errors import UserError
 from stepsearch.study import AnyOptunaSampler, Objective, TpeConfig
 from stepsearch.tracking import TrackingConfig
 
@@ -100,6 +101,15 @@ class SearchConfig(Config):
         objectives = self.objectives or (own,)
         guards = dict(self.trainer.guards()) if self.guards is None else self.guards
         return self.model_copy(update={"objectives": objectives, "guards": guards})
+
+    def extended(self, trials: int) -> SearchConfig:
+        """With so many trials in all. Raises UserError if they are fewer than before."""
+        if trials < self.budget.trials:
+            raise UserError(
+                f"trials must be at least the {self.budget.trials} of {self.name}, got {trials}"
+            )
+        budget = self.budget.model_copy(update={"trials": trials})
+        return self.model_copy(update={"budget": budget})
 
     @property
     def primary(self) -> Objective:

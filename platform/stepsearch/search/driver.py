@@ -65,12 +65,13 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
 def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
     """Go on with an interrupted search, from the last checkpoint of each unfinished trial.
 
-    A search that has nothing left to do is only read.
+    A search that has nothing left to do is only read. `config` may have more trials than before.
     """
     config.trainer.check(config.lanes.workers)
     folder = SearchFolder.find(config.storage, config.name)
     with ExitStack() as opened:
         opened.enter_context(folder.locked())
+        folder.extend(config.budget.trials)
         study = Study.open(folder.study, config.name)
         found = SearchResult.read(config)
         if Agenda(config, study, lambda: found.leaderboard).complete:
@@ -191,7 +192,6 @@ class _Driver:
             {
                 "space": config.space.kind,
                 "trainer": config.trainer.kind,
-                "trials": config.budget.trials,
                 "images": config.budget.images,
                 "optuna_sampler": config.optuna_sampler.kind,
                 "trial_scheduler": config.trial_scheduler.kind,
@@ -199,7 +199,8 @@ class _Driver:
                 "lanes": self._shape.count,
                 "workers": self._shape.workers,
             },
-            tags={"folder": str(self._folder.path)},
+            # A tag: a search can be given more trials, and MLflow's parameters never change.
+            tags={"folder": str(self._folder.path), "trials": str(config.budget.trials)},
             config=config.model_dump(mode="json"),
         )
         self._folder.page.write_text(self._tracker.views.table)

@@ -32,7 +32,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def dump_yaml(config: Config) -> str:
     """A configuration as YAML that `parse` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return to_yaml(config.model_dump(mode="json"))
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """YAML in the order of the keys."""
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
 
 
 def assignments(sets: Sequence[str]) -> dict[str, Any]:
@@ -54,13 +59,20 @@ def assignments(sets: Sequence[str]) -> dict[str, Any]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write all of it or nothing. Raises UserError if the file cannot be written."""
-    scratch = path.parent / f".{path.name}.part"
     try:
-        scratch.write_text(json.dumps(data) + "\n")
-        scratch.replace(path)
+        replace(path, json.dumps(data) + "\n")
     except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
         raise UserError(
             f"--json must be a file that can be written, got {str(path)!r}: {error.strerror}"
         ) from None
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file anew, all of it or nothing. Raises OSError."""
+    scratch = path.parent / f".{path.name}.part"
+    try:
+        scratch.write_text(text)
+        scratch.replace(path)
+    finally:
+        with suppress(OSError):
+            scratch.unlink()

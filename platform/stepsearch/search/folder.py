@@ -11,7 +11,7 @@ from typing import Any
 
 from stepsearch.config import Config
 from stepsearch.errors import UserError
-from stepsearch.search.files import dump_yaml, read_yaml
+from stepsearch.search.files import dump_yaml, read_yaml, replace, to_yaml
 
 
 class SearchFolder:
@@ -79,6 +79,13 @@ class SearchFolder:
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration, as plain data. Raises UserError if the file is damaged."""
         return read_yaml(self.config)
+
+    def extend(self, trials: int) -> None:
+        """Write down that the search has so many trials now: the whole file or nothing."""
+        data = self.read_config()
+        if data["budget"]["trials"] != trials:
+            data["budget"]["trials"] = trials
+            replace(self.config, to_yaml(data))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
