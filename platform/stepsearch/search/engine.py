@@ -127,7 +127,7 @@ class Engine:
         """Let every trial save a checkpoint and end as interrupted; `run` returns then."""
         if self._searcher is not None:
             self._searcher.stopping.set()
-        ray.get(self._dispatcher.pause.remote())
+        self._dispatcher.pause.remote()  # unheard: a second Ctrl-C may end everything meanwhile
 
     def has_begun(self) -> bool:
         """Wait for the first step of a trial; False when there will be none."""
