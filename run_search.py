@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 if TYPE_CHECKING:
     from stepsearch.search.config import SearchConfig
@@ -210,13 +209,11 @@ def doctor(
 
     One line for each finding; the exit code is 1 if something is to be mended.
     """
-    from stepsearch.search.doctor import examine
+    from stepsearch.search.doctor import examine, show_findings
 
     with console.status("looking around"):
         findings = examine(address, storage.absolute())
-    for finding in findings:
-        mark = Text("ok  ", style="green") if finding.ok else Text("MEND", style="bold red")
-        console.print(mark, Text(f"{finding.what}: {finding.says}"), soft_wrap=True)
+    show_findings(findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -248,27 +245,11 @@ def show(
 
     p is the density of one draw in a batch of batch_size (64); that matters for mirror only.
     """
-    from pydantic import PositiveInt
-
-    from stepsearch.config import Config, parse
-    from stepsearch.diffusion.noise import NoiseConfig
-    from stepsearch.search.files import assignments, write_json
-    from stepsearch.strategies import AnyStrategy, PredictionType
+    from stepsearch.search.files import write_json
+    from stepsearch.search.shown import tables
     from stepsearch.terminal import strategy_chart
 
-    class Shown(Config):
-        strategy: AnyStrategy
-        noise: NoiseConfig
-        prediction_type: PredictionType = "epsilon"
-        batch_size: PositiveInt = 64
-
-    values = assignments(set_)
-    process = {key: values.pop(key) for key in ("timesteps",) if key in values}
-    rest = {key: values.pop(key) for key in ("prediction_type", "batch_size") if key in values}
-    data = {"strategy": {"kind": strategy} | values, "noise": process | {"schedule": noise}}
-    shown = parse(Shown, data | rest)
-    built = shown.strategy.build(shown.noise.build().alpha_bar, shown.prediction_type)
-    p, w = built.marginal(shown.batch_size), built.w
+    p, w = tables(strategy, noise, set_)
     if json is None:
         console.print(strategy_chart(p, w, width=min(console.width, 100)))
     else:

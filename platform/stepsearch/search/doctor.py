@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,9 @@ from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from rich.console import Console
 from rich.filesize import decimal
+from rich.text import Text
 
 from stepsearch.errors import UserError
 from stepsearch.search.machine import existing, free_bytes, probe_file
@@ -21,13 +23,20 @@ from stepsearch.search.nodes import Finding, examine_cluster
 from stepsearch.tracking import TrackingConfig
 from stepsearch.tracking.client import answering, connect
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "show_findings"]
 
 INSTALL = "pip install -c constraints.txt -e ."
 _CODE = Path(__file__).parents[2]
 _LITTLE_DISK = 10**9
 _IMPORT_TIMEOUT_S = 180
 _SHOWN = ("torch", "ray", "optuna", "mlflow", "diffusers")
+
+
+def show_findings(findings: Sequence[Finding], console: Console) -> None:
+    """A line each; a terminal wraps them itself, so that commands can be copied."""
+    for finding in findings:
+        mark = Text("ok  ", style="green") if finding.ok else Text("MEND", style="bold red")
+        console.print(mark, Text(f"{finding.what}: {finding.says}"), soft_wrap=True)
 
 
 def examine(address: str, storage: Path) -> list[Finding]:
