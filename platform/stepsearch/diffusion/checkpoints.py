@@ -24,7 +24,7 @@ _UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfi
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values; the checkpoint that `path` held is kept beside it.
 
-    A write that is interrupted leaves both as they were.
+    Whenever a write is interrupted, `read_latest` finds what it found before or what was written.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

@@ -185,7 +185,7 @@ class Training:
         write_checkpoint(self.state_dict(), path)
 
     def resume(self, path: Path) -> None:
-        """Go on from the last checkpoint at `path` that is whole, if there is one."""
+        """Go on from the last checkpoint at `path` that is whole; without one, begin anew."""
         state = read_latest(path)
         if state is not None:
             self.load_state_dict(state)

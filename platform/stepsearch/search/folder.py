@@ -81,9 +81,9 @@ class SearchFolder:
         return read_yaml(self.config)
 
     def extend(self, trials: int) -> None:
-        """Write down that the search has so many trials now: the whole file or nothing."""
+        """Write down that the search has so many trials now, if they are more: all or nothing."""
         data = self.read_config()
-        if data["budget"]["trials"] != trials:
+        if data["budget"]["trials"] < trials:
             data["budget"]["trials"] = trials
             replace(self.config, to_yaml(data))
 
