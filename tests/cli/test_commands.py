@@ -142,5 +142,17 @@ def test_a_quick_command_loads_nothing_slow(
     assert loaded(COMMAND, tmp_path, *words) == packages
 
 
-def test_checking_a_search_loads_torch_and_no_more(tmp_path: Path) -> None:
-    assert loaded(CHECK, tmp_path) == ["torch"]
+@pytest.mark.parametrize(
+    ("code", "packages"),
+    [
+        ("import stepsearch.search.dispatcher\n", []),
+        (CHECK, ["torch"]),
+        (CHECK + "trainer.warm_up()\n", ["diffusers", "scipy", "torch"]),
+    ],
+    ids=["the dispatcher", "checking a search", "a lane's worker"],
+)
+def test_a_process_loads_what_it_needs_and_no_more(
+    tmp_path: Path, code: str, packages: list[str]
+) -> None:
+    """Ray itself aside, which is there where an actor runs."""
+    assert loaded(code, tmp_path) == packages
