@@ -141,6 +141,13 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
+def draining_nodes() -> set[str]:
+    """The ids of the nodes that are about to go: a spot instance's notice, `ray drain-node`."""
+    from ray._private.state import state  # what Ray Train reads as well; nothing public says it
+
+    return set(state.get_draining_nodes())
+
+
 def fit_lanes(lanes: LanesConfig, cluster: dict[str, float]) -> LaneShape:
     """Resolve how many lanes of which shape fit into `cluster` (Ray's resource totals).
 

@@ -6,6 +6,12 @@ StepsearchError
 └── TrialStopped    raised inside `report` when the trial scheduler stops a trial
 """
 
+from __future__ import annotations
+
+import errno
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
 
 class StepsearchError(Exception):
     """Base class of all errors that stepsearch raises on purpose."""
@@ -21,3 +27,13 @@ class Diverged(StepsearchError):
 
 class TrialStopped(StepsearchError):
     """The trial was asked to stop at its last report; unwinds the training loop."""
+
+
+def storage_is_full(error: BaseException) -> OSError | None:
+    """The cause of an error, if it is a storage that takes no more: full, or read-only."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -88,6 +88,9 @@ class SearchConfig(Config):
         None, min_length=1, description="an earlier search in the storage that Optuna learns from"
     )
     retries: int = Field(1, ge=0, description="how often a failed trial is started again")
+    watchdog_s: float = Field(
+        1800, gt=0, description="a trial without a sign of life for so many seconds has failed"
+    )
     tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("storage")

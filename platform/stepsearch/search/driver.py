@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import FrameType
 
 from stepsearch import cluster, tracking
+from stepsearch.errors import StepsearchError
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.board import Board, Entry, Silent, View, describe
 from stepsearch.search.config import SearchConfig
@@ -118,16 +119,36 @@ class _Driver:
             )
             with (
                 _stop_on_signal(engine.pause, self._view),
-                _watch(engine.progress, board),
+                _watch(engine.watch, board),
                 _meanwhile(self._prepare, engine.pause),
             ):
-                engine.run(self.agenda, recorder, self._trial, self._study.trials())
+                self._run_trials(recorder)
             recorder.close()
         finally:
             self._view.close()
         result = SearchResult.read(config, interrupted=engine.paused)
         unrecorded = log_summary(self._tracker, result, time.monotonic() - self._begun)
+        if engine.full:
+            raise StepsearchError(
+                f"the search paused itself, its storage takes no more ({engine.full}): "
+                f"make room, then `resume {config.name}` goes on"
+            )
         return replace(result, unrecorded=unrecorded)
+
+    def _run_trials(self, recorder: Recorder) -> None:
+        """To the end, or until a pause. An engine that dies is started anew: the study knows what
+        is left. Raises StepsearchError if it dies again before the next report."""
+        reports = -1
+        while not self._engine.run(self.agenda, recorder, self._trial, self._study.trials()):
+            if reports == len(self._history):
+                raise StepsearchError(
+                    "the engine died twice without a report between: see Ray's logs"
+                    f" (`resume {self._config.name}` goes on)"
+                )
+            reports = len(self._history)
+            self._view.say("the dispatcher died: the lanes are started again")
+            self._engine.restart()
+            self.agenda = Agenda(self._config, self._study, self._standings)
 
     def _prepare(self) -> None:
         """Make what all trials share. They need it at their first milestone only, and the lanes
@@ -258,7 +279,7 @@ def _meanwhile(work: Callable[[], None], pause: Callable[[], None]) -> Iterator[
 
 @contextmanager
 def _watch(progress: Callable[[], dict[int, int]], board: Board) -> Iterator[None]:
-    """Keep the board's `images_seen` of the running trials up to date, from the first one on."""
+    """Look after the lanes, and keep the board's `images_seen` of their trials up to date."""
     over = threading.Event()
 
     def watch() -> None:

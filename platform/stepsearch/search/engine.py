@@ -11,6 +11,7 @@ costs: no process is started and nothing is imported for it.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,9 +19,10 @@ from types import TracebackType
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from stepsearch.cluster import LaneShape
+from stepsearch.cluster import LaneShape, draining_nodes
 from stepsearch.errors import StepsearchError
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.config import SearchConfig
@@ -29,7 +31,7 @@ from stepsearch.search.folder import SearchFolder
 from stepsearch.search.lane import Lane
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.schedulers import replay, trial_scheduler
-from stepsearch.search.searcher import StudySearcher
+from stepsearch.search.searcher import CutOff, StudySearcher
 from stepsearch.search.trainable import LaneTrial
 from stepsearch.search.trial import Trial
 from stepsearch.study import Proposal, TrialRecord
@@ -46,6 +48,8 @@ class Engine:
     def __init__(self, config: SearchConfig, shape: LaneShape, folder: SearchFolder) -> None:
         self._config, self._shape, self._folder = config, shape, folder
         self._searcher: StudySearcher | None = None
+        self.full: str | None = None
+        """Why the search paused itself, if its storage takes no more."""
 
     def __enter__(self) -> Engine:
         self._name = f"stepsearch-{self._config.name}-{uuid.uuid4().hex[:8]}"
@@ -55,6 +59,7 @@ class Engine:
         )
         config, shape = self._config, self._shape
         self._dispatcher = actor.remote(config.retries, shape.count, config.primary.name)
+        self._cut_off, self._draining = threading.Event(), set[str]()
         self._lanes = [
             Lane(i, config.trainer, self._dispatcher, shape, self._folder.lanes)
             for i in range(shape.count)
@@ -78,6 +83,13 @@ class Engine:
             lane.join(max(0.0, deadline - time.monotonic()))
         ray.kill(self._dispatcher)
 
+    def restart(self) -> None:
+        """Begin anew with another dispatcher and other lanes; then `run` again."""
+        for lane in self._lanes:
+            lane.cancel()
+        self.__exit__(None, None, None)
+        self.__enter__()
+
     @property
     def paused(self) -> bool:
         return self._searcher is not None and self._searcher.stopping.is_set()
@@ -88,17 +100,21 @@ class Engine:
         recorder: Recorder,
         make_trial: Callable[[Proposal], Trial],
         past: Sequence[TrialRecord],
-    ) -> None:
-        """Run the agenda's trials to the end, or until `pause`; `past` are an earlier driver's.
+    ) -> bool:
+        """Run the agenda's trials to the end, or until `pause`; `past` are those before.
 
+        False: the dispatcher died, and what is left has to be run after a `restart`.
         Raises StepsearchError when a record could not be written.
         """
         config = self._config
-        self._searcher = StudySearcher(agenda, recorder, make_trial, self._dispatcher, self._name)
+        self._searcher = StudySearcher(
+            agenda, recorder, make_trial, self._dispatcher, self._name, self._cut_off
+        )
         scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
         for record in past:
             replay(scheduler, record.intermediate, f"past-{record.number}", config.primary.name)
-        ray.get(self._dispatcher.ready.remote())  # until then Tune's actors would be in its way
+        if not self._is_ready():
+            return False
         tune.Tuner(
             tune.with_resources(LaneTrial, _A_TRIALS_ACTOR),
             tune_config=tune.TuneConfig(
@@ -111,7 +127,8 @@ class Engine:
             run_config=tune.RunConfig(
                 name=f"{os.getpid()}-{self._name[-8:]}",
                 storage_path=str(self._folder.tune),
-                failure_config=tune.FailureConfig(max_failures=config.retries),
+                failure_config=tune.FailureConfig(max_failures=-1),  # of the trial's actor
+                stop=CutOff(self._cut_off),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
@@ -122,6 +139,8 @@ class Engine:
                 f"the search was stopped, a record could not be written: {self._searcher.failure}"
                 f" (`resume {config.name}` goes on with it)"
             ) from self._searcher.failure
+        self.full = self._ask_if_full()
+        return not self._cut_off.is_set()
 
     def pause(self) -> None:
         """Let every trial save a checkpoint and end as interrupted; `run` returns then."""
@@ -131,9 +150,40 @@ class Engine:
 
     def has_begun(self) -> bool:
         """Wait for the first step of a trial; False when there will be none."""
-        return bool(ray.get(self._dispatcher.begun.remote()))
+        try:
+            return bool(ray.get(self._dispatcher.begun.remote()))
+        except RayError:
+            return False
 
-    def progress(self) -> dict[int, int]:
-        """`images_seen` of the trials that are on a lane."""
-        seen: dict[int, int] = ray.get(self._dispatcher.progress.remote())
+    def watch(self) -> dict[int, int]:
+        """`images_seen` of the trials that are on a lane; to be called every second or so.
+
+        Meanwhile a lane that hangs is started anew, and one whose node is about to go vacated.
+        """
+        cut_off, dispatcher = self._cut_off, self._dispatcher  # `restart` may replace both
+        try:
+            if (nodes := draining_nodes()) != self._draining:
+                self._draining = nodes
+                dispatcher.vacate.remote(nodes)
+            for lane in ray.get(dispatcher.silent.remote(self._config.watchdog_s)):
+                self._lanes[lane].restart(f"no sign of life for {self._config.watchdog_s:g} s")
+            seen: dict[int, int] = ray.get(dispatcher.progress.remote())
+        except RayError:
+            cut_off.set()
+            return {}
         return seen
+
+    def _ask_if_full(self) -> str | None:
+        try:
+            reason: str | None = ray.get(self._dispatcher.full.remote())
+        except RayError:
+            return None
+        return reason
+
+    def _is_ready(self) -> bool:
+        """Wait until a lane asks for its first trial: Tune's actors would be in its way."""
+        try:
+            ray.get(self._dispatcher.ready.remote())
+        except RayError:
+            return False
+        return True

@@ -33,6 +33,10 @@ class History:
         self._metrics[number][images_seen] = dict(metrics)
         return True
 
+    def __len__(self) -> int:
+        """Reports in all."""
+        return sum(map(len, self._metrics.values()))
+
     def curve(self, number: int, metric: str) -> dict[int, float]:
         """images_seen -> value, ascending."""
         reports = self._metrics.get(number, {})

@@ -15,11 +15,14 @@ import ray
 import ray.train
 import ray.train.collective
 from ray import cloudpickle
+from ray.exceptions import RayError
 
 from stepsearch.cluster import LaneShape
-from stepsearch.errors import Diverged
+from stepsearch.errors import Diverged, storage_is_full
+from stepsearch.search.dispatcher import DIED
+from stepsearch.search.job import Group
 from stepsearch.search.lane_trainer import LaneTrainer
-from stepsearch.search.trial import Run, Trainer, Trial
+from stepsearch.search.trial import Report, Run, Trainer, Trial
 
 if TYPE_CHECKING:
     from stepsearch.diffusion.workers import Workers
@@ -36,10 +39,12 @@ class Lane(threading.Thread):
         self, number: int, trainer: Trainer, dispatcher: Any, shape: LaneShape, folder: Path
     ) -> None:
         super().__init__(name=f"lane-{number}", daemon=True)
-        self._dispatcher = dispatcher
+        self._number, self._dispatcher = number, dispatcher
         self._cancelled = False
+        self._reason = DIED
         self._trainer = LaneTrainer(
             _work,
+            lost=self._lost,
             train_loop_config={
                 "lane": number,
                 "trainer": cloudpickle.dumps(trainer),  # opened by the lane's workers
@@ -54,7 +59,6 @@ class Lane(threading.Thread):
             run_config=ray.train.RunConfig(
                 name=f"lane-{number}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(folder),
-                failure_config=ray.train.FailureConfig(max_failures=5, controller_failure_limit=3),
             ),
         )
 
@@ -69,6 +73,11 @@ class Lane(threading.Thread):
             reason = f"Ray Train gave up a lane: {type(error).__name__}: {error}".splitlines()[0]
             self._dispatcher.lose.remote(reason)
 
+    def restart(self, reason: str) -> None:
+        """End the lane's workers, whatever they do, and start others; why goes to their trial."""
+        self._reason = reason
+        self._trainer.kill_workers()
+
     def cancel(self) -> None:
         """End the lane's workers at once, whatever they do; `join` waits for it.
 
@@ -77,20 +86,27 @@ class Lane(threading.Thread):
         self._cancelled = True
         self._trainer.cancel()
 
+    def _lost(self) -> bool:
+        reason, self._reason = self._reason, DIED
+        try:
+            return bool(ray.get(self._dispatcher.drop.remote(self._number, reason)))
+        except RayError:  # the dispatcher is gone too
+            return False
+
 
 class _LaneReport:
     """The `Report` of a trial on a lane."""
 
-    def __init__(self, dispatcher: Any, number: int, rank: int) -> None:
-        self._dispatcher, self._number, self._rank = dispatcher, number, rank
+    def __init__(self, dispatcher: Any, group: Group, number: int, rank: int) -> None:
+        self._dispatcher, self._trial, self._rank = dispatcher, (group, number), rank
 
     def __call__(self, metrics: Mapping[str, float]) -> bool:
         images_seen = int(metrics["images_seen"])
         said = dict(metrics) if self._rank == 0 else None
-        return bool(ray.get(self._dispatcher.report.remote(self._number, said, images_seen)))
+        return bool(ray.get(self._dispatcher.report.remote(*self._trial, said, images_seen)))
 
     def progress(self, images_seen: int) -> bool:
-        return bool(ray.get(self._dispatcher.tick.remote(self._number, images_seen)))
+        return bool(ray.get(self._dispatcher.tick.remote(*self._trial, images_seen)))
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -109,24 +125,28 @@ def _work(config: dict[str, Any]) -> None:
     )
     trainer, index = cloudpickle.loads(config["trainer"]), 0
     trainer.warm_up()
-    dispatcher, lane = config["dispatcher"], config["lane"]
-    while sealed := ray.get(dispatcher.next_trial.remote(lane, incarnation, index)):
+    dispatcher, group = config["dispatcher"], (config["lane"], incarnation)
+    node = ray.get_runtime_context().get_node_id()
+    while sealed := ray.get(dispatcher.next_trial.remote(group, index, node)):
         trial = cloudpickle.loads(sealed)
-        outcome, reason, error = _train(trainer.run, trial, dispatcher, workers)
-        ray.get(dispatcher.leave.remote(lane, incarnation, trial.number, outcome, reason))
+        report = _LaneReport(dispatcher, group, trial.number, workers.rank)
+        outcome, reason, error = _train(trainer.run, trial, report, workers)
+        ray.get(dispatcher.leave.remote(group, trial.number, outcome, reason))
         if error is not None:  # Ray Train builds a new worker group, with fresh processes
             raise error
         index += 1
 
 
 def _train(
-    run: Run, trial: Trial, dispatcher: Any, workers: Workers
+    run: Run, trial: Trial, report: Report, workers: Workers
 ) -> tuple[str | None, str | None, Exception | None]:
     """Run one trial; how it ended, why, and the error if it was an unexpected one."""
     try:
-        run(trial, _LaneReport(dispatcher, trial.number, workers.rank), workers)
+        run(trial, report, workers)
     except Diverged as error:
         return "diverged", str(error), None
     except Exception as error:
+        if full := storage_is_full(error):
+            return "full", f"{full.strerror}: {trial.folder}", None
         return "error", f"{type(error).__name__}: {error}".splitlines()[0], error
     return None, None, None

@@ -7,6 +7,7 @@ nowhere else.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 
@@ -15,11 +16,16 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 _DISPENSABLE = (DatasetsCallback, PlacementGroupCleanerCallback)
+_STARTS_IN_VAIN = 3
+"""So many worker groups in a row may die before they ask for a trial."""
 
 
 class LaneTrainer(TorchTrainer):
@@ -30,23 +36,34 @@ class LaneTrainer(TorchTrainer):
     of a controller that died: the group belongs to this driver and ends with it.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, lost: Callable[[], bool], **options: Any) -> None:
+        """`lost` is called when the worker group is; it says whether the group had worked."""
         super().__init__(*arguments, **options)
+        self._lost = lost
         self._loop = asyncio.new_event_loop()
+        self._controller: TrainController | None = None
 
     def cancel(self) -> None:
         """Make `fit` end its workers and raise CancelledError; from any thread."""
         with suppress(RuntimeError):  # the loop is closed: it is over
             self._loop.call_soon_threadsafe(self._cancel_tasks)
 
+    def kill_workers(self) -> None:
+        """End the worker group as if it had crashed: another one is started."""
+        group = self._controller and self._controller.get_worker_group()
+        for worker in group.get_workers() if group and group.has_started() else ():
+            ray.kill(worker.actor)
+
     def _cancel_tasks(self) -> None:
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
 
     def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:
-        controller = _LaneController(
-            **parts | {"scaling_policy": _LanePolicy(self.scaling_config)}
-        )
+        policies = {
+            "scaling_policy": _LanePolicy(self.scaling_config),
+            "failure_policy": _LaneFailures(self._lost),
+        }
+        controller = self._controller = _LaneController(**parts | policies)
         with closing(self._loop):
             try:
                 self._loop.run_until_complete(controller.run())
@@ -70,6 +87,30 @@ class _LanePolicy(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         """Nothing: there is nobody to send it to."""
+
+
+class _LaneFailures(FailurePolicy):
+    """Starts a lost worker group again, however often, unless it never comes to work.
+
+    A group for which the cluster has no room waits: it may share the cluster with others, or its
+    node may come back.
+    """
+
+    def __init__(self, lost: Callable[[], bool]) -> None:
+        super().__init__(ray.train.FailureConfig())
+        self._lost, self._in_vain = lost, 0
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if _has_no_room(training_failed_error):
+            return FailureDecision.RETRY
+        self._in_vain = 0 if self._lost() else self._in_vain + 1
+        return FailureDecision.RETRY if self._in_vain < _STARTS_IN_VAIN else FailureDecision.RAISE
+
+
+def _has_no_room(error: TrainingFailedError) -> bool:
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, WorkerGroupStartupTimeoutError
+    )
 
 
 class _LaneWorkers(WorkerGroup):

@@ -10,6 +10,8 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
+from ray.exceptions import RayError
+from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from stepsearch.search.agenda import Agenda
@@ -22,7 +24,8 @@ from stepsearch.study import Proposal
 class StudySearcher(Searcher):
     """Passes the agenda's trials to Tune, and what becomes of them to the recorder.
 
-    It keeps no state of its own that a resumed search would need: the study has it.
+    It keeps no state of its own that a resumed search would need: the study has it. Once it is
+    `cut_off`, since the dispatcher has died, nothing that Tune says is recorded any more.
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class StudySearcher(Searcher):
         make_trial: Callable[[Proposal], Trial],
         dispatcher: Any,
         dispatcher_name: str,
+        cut_off: threading.Event,
     ) -> None:
         super().__init__()
         self._agenda, self._recorder, self._make_trial = agenda, recorder, make_trial
         self._dispatcher, self._dispatcher_name = dispatcher, dispatcher_name
         self._numbers: dict[str, int] = {}
         self.stopping = threading.Event()
+        self.cut_off = cut_off
         self.failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -50,7 +55,11 @@ class StudySearcher(Searcher):
         self._numbers[trial_id] = trial.number
         self._recorder.started(proposal, trial)
         sealed = cloudpickle.dumps(trial)
-        ray.get(self._dispatcher.offer.remote(trial.number, trial.budget, sealed))
+        try:
+            ray.get(self._dispatcher.offer.remote(trial.number, trial.budget, sealed))
+        except RayError:
+            self.cut_off.set()
+            return None
         protected = proposal.attrs.get("role") in PROTECTED
         return {
             "dispatcher": self._dispatcher_name,
@@ -59,22 +68,24 @@ class StudySearcher(Searcher):
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        with self._recording():
-            self._report(self._numbers[trial_id], result)
+        if not self.cut_off.is_set():
+            with self._recording():
+                self._report(self._numbers[trial_id], result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """The result carries an outcome, unless the trial scheduler stopped the trial."""
+        if self.cut_off.is_set():
+            return
         number, last = self._numbers[trial_id], result or {}
         self._dispatcher.stop.remote(number)
+        outcome = "error" if error else last.get("outcome", "pruned")
+        if outcome == "interrupted":  # by a pause, whoever asked for it
+            self.stopping.set()
         with self._recording():
             self._report(number, last)
-            if error:
-                reason = ray.get(self._dispatcher.error.remote(number))
-                self._recorder.ended(number, "error", reason or "Ray Tune lost the trial's actor")
-            else:
-                self._recorder.ended(number, last.get("outcome", "pruned"), last.get("reason"))
+            self._recorder.ended(number, outcome, last.get("reason"))
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -100,3 +111,20 @@ class StudySearcher(Searcher):
     def _report(self, number: int, result: dict[str, Any]) -> None:
         if "metrics" in result:
             self._recorder.reported(number, result["images_seen"], dict(result["metrics"]))
+
+
+class CutOff(Stopper):
+    """Ends Ray Tune's run when the dispatcher has died."""
+
+    def __init__(self, cut_off: threading.Event) -> None:
+        self._cut_off = cut_off
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._cut_off.is_set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as for the searcher."""
+        return {}
