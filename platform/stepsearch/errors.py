@@ -3,6 +3,7 @@
 StepsearchError
 ├── UserError       a wrong input; the CLI prints its one line and exits with 2
 ├── Diverged        a loss or a metric is NaN or infinite; the trial ends as `diverged`
+├── OutOfMemory     a step did not fit into the memory; it is tried in smaller slices, or fails
 └── TrialStopped    raised inside `report` when the trial scheduler stops a trial
 """
 
@@ -23,6 +24,14 @@ class UserError(StepsearchError, ValueError):
 
 class Diverged(StepsearchError):
     """A loss or a metric became NaN or infinite."""
+
+
+class OutOfMemory(StepsearchError):
+    """A step did not fit into the memory of its device; `again`: a smaller slice of it may."""
+
+    def __init__(self, message: str, *, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 class TrialStopped(StepsearchError):

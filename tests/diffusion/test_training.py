@@ -289,3 +289,14 @@ def test_bad_fields_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         parse(TrainingConfig, fields, "training")
     assert str(error.value).startswith(f"training.{message}")
+
+
+@pytest.mark.parametrize("slices", [2, 3, 8])
+def test_slices_of_a_batch_add_up_to_its_gradient(build_training: Build, slices: int) -> None:
+    whole, sliced = build_training(), build_training(slices=slices)
+    expected, losses = whole.run(80), sliced.run(80)
+    np.testing.assert_allclose(losses.loss, expected.loss, rtol=1e-4)
+    np.testing.assert_array_equal(losses.count, expected.count)
+    torch.testing.assert_close(
+        weights(sliced.denoiser), weights(whole.denoiser), rtol=1e-4, atol=1e-5
+    )

@@ -247,6 +247,29 @@ def test_a_lane_is_silent_when_its_trial_says_nothing_unless_it_waits_for_tune()
     play(scene())
 
 
+def test_a_trial_that_knows_how_to_do_better_is_tried_again_at_no_cost() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=0, lanes=1, metric="fd")
+        await on_a_lane(dispatcher)
+        await dispatcher.leave(GROUP, 0, "again", "out of memory with 64 images")
+        assert await dispatcher.next_trial(SECOND, 0, HERE) == trial(0)
+        await dispatcher.leave(SECOND, 0, "again", "out of memory with 32 images")
+        assert await dispatcher.next_trial((0, "third"), 0, HERE) == trial(0)
+
+    play(scene())
+
+
+def test_a_trial_that_needs_more_memory_than_there_is_fails_at_once() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=3, lanes=1, metric="fd")
+        await on_a_lane(dispatcher)
+        await dispatcher.leave(GROUP, 0, "out_of_memory", "out of memory with 1 image")
+        result = await dispatcher.result(0, 0)
+        assert (result["outcome"], result["infeasible"]) == ("error", "memory")
+
+    play(scene())
+
+
 def test_a_full_storage_pauses_all_trials_and_fails_none() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(retries=0, lanes=2, metric="fd")

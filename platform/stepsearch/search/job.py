@@ -71,8 +71,8 @@ class Job:
         if result.get("outcome") == "error":
             self.error = result["reason"]
 
-    def fail(self, reason: str) -> None:
-        self.publish({"done": True, "outcome": "error", "reason": reason})
+    def fail(self, reason: str, **more: str) -> None:
+        self.publish({"done": True, "outcome": "error", "reason": reason, **more})
 
 
 def result_of(metrics: Metrics, metric: str, images_seen: int, budget: int) -> Result:

@@ -51,13 +51,21 @@ class Jobs:
             self._retry(number, reason)
 
     def leave(self, lane: int, outcome: str | None, reason: str) -> None:
-        """A trial has left its lane: because it was told to (no outcome), or else why."""
+        """A trial has left its lane: because it was told to (no outcome), or else why.
+
+        `again`: it knows how to do better, which is no failure.
+        """
         number = self._on_lane.pop(lane)
         job = self._jobs[number]
         if job.over:
             return
         if outcome == "error":
             self._retry(number, reason)
+        elif outcome == "again":
+            job.attempts -= 1
+            self._retry(number, reason)
+        elif outcome == "out_of_memory":
+            job.fail(reason, infeasible="memory")
         elif outcome is not None:
             job.publish({"done": True, "outcome": outcome, "reason": reason})
         elif self.paused:

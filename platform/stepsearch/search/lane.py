@@ -18,7 +18,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from stepsearch.cluster import LaneShape
-from stepsearch.errors import Diverged, storage_is_full
+from stepsearch.errors import Diverged, OutOfMemory, storage_is_full
 from stepsearch.search.dispatcher import DIED
 from stepsearch.search.job import Group
 from stepsearch.search.lane_trainer import LaneTrainer
@@ -145,6 +145,8 @@ def _train(
         run(trial, report, workers)
     except Diverged as error:
         return "diverged", str(error), None
+    except OutOfMemory as error:
+        return "again" if error.again else "out_of_memory", str(error), error
     except Exception as error:
         if full := storage_is_full(error):
             return "full", f"{full.strerror}: {trial.folder}", None

@@ -68,13 +68,18 @@ class Recorder:
         entry = self._board.entries[number]
         entry.images_seen, entry.value = images_seen, value
 
-    def ended(self, number: int, outcome: Any, reason: str | None) -> None:
-        """A trial is over; an interrupted one only for now."""
+    def ended(
+        self, number: int, outcome: Any, reason: str | None, infeasible: str | None = None
+    ) -> None:
+        """A trial is over; an interrupted one only for now.
+
+        `infeasible` names what no trial with such parameters will ever have enough of: `memory`.
+        """
         run, trial = self._runs.pop(number)
         if outcome == "interrupted":
             self._tracker.end_trial(run, outcome)
         else:
-            self._tell(number, outcome, reason)
+            self._tell(number, outcome, reason, infeasible)
             self._artist.submit(self._close_run, run, trial, outcome, reason)
         entry = self._board.entries[number]
         entry.state = outcome
@@ -88,10 +93,11 @@ class Recorder:
         """Wait for the last pictures."""
         self._artist.shutdown(wait=True)
 
-    def _tell(self, number: int, outcome: Any, reason: str | None) -> None:
+    def _tell(self, number: int, outcome: Any, reason: str | None, infeasible: str | None) -> None:
         last = self._history.last(number)
         values = [last.get(objective.name) for objective in self._objectives]
-        self._study.tell(number, outcome, values, reason, self._constraints(last))
+        constraints = {infeasible: 1.0} if infeasible else self._constraints(last)
+        self._study.tell(number, outcome, values, reason, constraints)
 
     def _constraints(self, metrics: Metrics) -> dict[str, float]:
         """The guards as Optuna's constraints; a guard without a baseline yet does not bind."""

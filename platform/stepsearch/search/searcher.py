@@ -85,7 +85,7 @@ class StudySearcher(Searcher):
             self.stopping.set()
         with self._recording():
             self._report(number, last)
-            self._recorder.ended(number, outcome, last.get("reason"))
+            self._recorder.ended(number, outcome, last.get("reason"), last.get("infeasible"))
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
