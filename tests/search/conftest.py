@@ -74,4 +74,4 @@ def drive(small: Small, tmp_path: Path) -> Iterator[Drive]:
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+            process.communicate()

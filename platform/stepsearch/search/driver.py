@@ -146,7 +146,7 @@ class _Driver:
                     f" (`resume {self._config.name}` goes on)"
                 )
             reports = len(self._history)
-            self._view.say("the dispatcher died: the lanes are started again")
+            self._view.say("a part of the engine died: it is started again")
             self._engine.restart()
             self.agenda = Agenda(self._config, self._study, self._standings)
 

@@ -103,7 +103,7 @@ class Engine:
     ) -> bool:
         """Run the agenda's trials to the end, or until `pause`; `past` are those before.
 
-        False: the dispatcher died, and what is left has to be run after a `restart`.
+        False: the engine is broken, and what is left has to be run after a `restart`.
         Raises StepsearchError when a record could not be written.
         """
         config = self._config

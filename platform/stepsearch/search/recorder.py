@@ -53,6 +53,8 @@ class Recorder:
             config=trial.config.model_dump(mode="json"),
         )
         self._runs[trial.number] = run, trial
+        for images_seen, metrics in self._history.reports(trial.number).items():
+            self._pass_on(trial.number, images_seen, metrics)  # a killed driver may not have
         seen = self._history.curve(trial.number, self._primary.name)
         self._board.entries[trial.number] = Entry(
             trial.number, label, role, images_seen=max(seen, default=0)
@@ -62,11 +64,14 @@ class Recorder:
         """A trial has reached a milestone."""
         if not self._history.add(number, images_seen, metrics):
             return
-        value = metrics[self._primary.name]
-        self._study.report(number, images_seen, value)
-        self._tracker.log(self._runs[number][0], metrics, step=images_seen)
+        self._pass_on(number, images_seen, metrics)
         entry = self._board.entries[number]
-        entry.images_seen, entry.value = images_seen, value
+        entry.images_seen, entry.value = images_seen, metrics[self._primary.name]
+
+    def _pass_on(self, number: int, images_seen: int, metrics: Metrics) -> None:
+        """Optuna and MLflow take each milestone once, however often they are told."""
+        self._study.report(number, images_seen, metrics[self._primary.name])
+        self._tracker.log(self._runs[number][0], metrics, step=images_seen)
 
     def ended(
         self, number: int, outcome: Any, reason: str | None, infeasible: str | None = None

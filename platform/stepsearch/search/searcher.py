@@ -25,7 +25,7 @@ class StudySearcher(Searcher):
     """Passes the agenda's trials to Tune, and what becomes of them to the recorder.
 
     It keeps no state of its own that a resumed search would need: the study has it. Once it is
-    `cut_off`, since the dispatcher has died, nothing that Tune says is recorded any more.
+    `cut_off`, since the engine is broken, nothing that Tune says is recorded any more.
     """
 
     def __init__(
@@ -75,12 +75,17 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The result carries an outcome, unless the trial scheduler stopped the trial."""
+        """The result carries an outcome, unless the trial scheduler stopped the trial.
+
+        An error is not the trial's: its actor died while it started, which Tune does not retry.
+        """
+        if error:
+            self.cut_off.set()
         if self.cut_off.is_set():
             return
         number, last = self._numbers[trial_id], result or {}
         self._dispatcher.stop.remote(number)
-        outcome = "error" if error else last.get("outcome", "pruned")
+        outcome = last.get("outcome", "pruned")
         if outcome == "interrupted":  # by a pause, whoever asked for it
             self.stopping.set()
         with self._recording():
@@ -114,7 +119,7 @@ class StudySearcher(Searcher):
 
 
 class CutOff(Stopper):
-    """Ends Ray Tune's run when the dispatcher has died."""
+    """Ends Ray Tune's run when the engine is broken."""
 
     def __init__(self, cut_off: threading.Event) -> None:
         self._cut_off = cut_off
