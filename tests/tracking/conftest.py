@@ -1,4 +1,5 @@
-"""A sqlite store for each test, and a real MLflow server that can be killed and started again."""
+"""A sqlite store for each test, a real MLflow server that can be killed and started again, and a
+proxy in front of it that answers badly."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,8 @@ def open_tracker(storage: Path) -> Iterator[Open]:
         uri: str | None = None, search_id: str = "digits-1", **options: Any
     ) -> Tracker:
         config = TrackingConfig(uri=uri)
-        options = {"family": "speed", "metric": "fd_digits", **options}
+        spool = storage / f"{search_id}.jsonl"
+        options = {"spool": spool, "family": "speed", "metric": "fd_digits", **options}
         opened.append(Tracker.open(config, storage, search_id=search_id, **options))
         return opened[-1]
 
@@ -75,10 +80,13 @@ def free_port() -> int:
 class Server:
     """`mlflow server` on loopback, in a process group of its own."""
 
-    def __init__(self, storage: Path) -> None:
+    def __init__(
+        self, storage: Path, *options: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
-        self._command = ui_command(TrackingConfig(), storage, port=port)
+        self._command = [*ui_command(TrackingConfig(), storage, port=port), *options]
+        self._environment = {**os.environ, **(environment or {})}
         self._log = storage / "server.log"
         self._storage = storage
         self._process: subprocess.Popen[bytes] | None = None
@@ -86,7 +94,12 @@ class Server:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, cwd=self._storage, start_new_session=True
+                self._command,
+                stdout=log,
+                stderr=log,
+                cwd=self._storage,
+                env=self._environment,
+                start_new_session=True,
             )
         for _ in range(1200):
             try:
@@ -96,9 +109,13 @@ class Server:
                 time.sleep(0.1)
         raise RuntimeError(self._log.read_text())
 
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
     def kill(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
 
@@ -111,3 +128,88 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     server.start()
     yield server
     server.kill()
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on to a server, as `how` says:
+
+    ok      the server's own answer
+    broken  status 500, and the server hears nothing
+    page    status 200 with a page of HTML, and the server hears nothing
+    late    the server does it, but the client has gone when the answer comes
+    held    the server hears of it only after `release`, and the client has gone long before
+    """
+
+    daemon_threads = True
+
+    def __init__(self, server: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Passing)
+        self.server = server
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+        self.how: Callable[[str], str] = lambda path: "ok"
+        self.release = threading.Event()
+        self.seen: list[str] = []  # how each request was answered
+        self._thread = threading.Thread(target=self.serve_forever)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.release.set()
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The client has gone, which is what it is for."""
+
+
+class _Passing(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def do_POST(self) -> None:
+        proxy = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        how = proxy.how(self.path)
+        proxy.seen.append(how)
+        if how == "broken":
+            self._answer(500, "text/plain", b"Internal Server Error")
+        elif how == "page":
+            self._answer(200, "text/html", b"<html>We will be back soon</html>")
+        else:
+            if how == "held":
+                proxy.release.wait()
+            status, kind, answer = self._ask(body)
+            if how == "late":
+                time.sleep(2)  # the tests' clients wait for one
+            self._answer(status, kind, answer)
+
+    do_GET = do_PUT = do_PATCH = do_DELETE = do_POST
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+    def _ask(self, body: bytes) -> tuple[int, str, bytes]:
+        headers = {k: v for k, v in self.headers.items() if k in ("Content-Type", "Authorization")}
+        request = urllib.request.Request(
+            self.server.server + self.path, body or None, headers, method=self.command
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.headers["Content-Type"], answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers["Content-Type"], error.read()
+
+    def _answer(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """In front of the server, for clients that wait for an answer for one second."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    proxy = Proxy(server.uri)
+    yield proxy
+    proxy.stop()

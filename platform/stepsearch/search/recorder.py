@@ -19,7 +19,8 @@ _ENDED = {"finished": "✓", "pruned": "✂", "diverged": "✗", "error": "✗",
 class Recorder:
     """The one writer of a search's records, in the words of the design's table of states.
 
-    An event that was recorded before (its sender died before it knew) changes nothing.
+    An event that was recorded before (its sender died before it knew) changes nothing. MLflow's
+    record comes first: if the driver dies next, the resumed trial repeats what the others miss.
     """
 
     def __init__(
@@ -60,22 +61,21 @@ class Recorder:
 
     def reported(self, number: int, images_seen: int, metrics: Metrics) -> None:
         """A trial has reached a milestone."""
+        self._tracker.log(self._runs[number][0], metrics, step=images_seen)
         if not self._history.add(number, images_seen, metrics):
             return
         value = metrics[self._primary.name]
         self._study.report(number, images_seen, value)
-        self._tracker.log(self._runs[number][0], metrics, step=images_seen)
         entry = self._board.entries[number]
         entry.images_seen, entry.value = images_seen, value
 
     def ended(self, number: int, outcome: Any, reason: str | None) -> None:
         """A trial is over; an interrupted one only for now."""
         run, trial = self._runs.pop(number)
-        if outcome == "interrupted":
-            self._tracker.end_trial(run, outcome)
-        else:
+        self._tracker.end_trial(run, outcome, reason)
+        if outcome != "interrupted":
             self._tell(number, outcome, reason)
-            self._artist.submit(self._close_run, run, trial, outcome, reason)
+            self._artist.submit(self._illustrate, run, trial)
         entry = self._board.entries[number]
         entry.state = outcome
         value = "" if entry.value is None else f"  {self._primary.name} {entry.value:.3g}"
@@ -100,10 +100,9 @@ class Recorder:
         excess = guard_excess(metrics, known, self._guards)
         return {name: excess.get(name, 0.0) for name in self._guards}
 
-    def _close_run(self, run: Run, trial: Trial, outcome: Any, reason: str | None) -> None:
+    def _illustrate(self, run: Run, trial: Trial) -> None:
         try:
             trial.config.illustrate(trial.folder)
             self._tracker.log_artifacts(run, trial.folder / "pictures", "pictures")
         except (OSError, ValueError) as error:  # a picture is no reason to lose a record
             self._view.say(f"trial {trial.number}: no pictures, {type(error).__name__}: {error}")
-        self._tracker.end_trial(run, outcome, reason)
