@@ -19,6 +19,7 @@ from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch
 from stepsearch.search.history import History
 from stepsearch.search.result import SearchResult
+from stepsearch.tracking import HeldTrial, held_trials
 
 pytestmark = [pytest.mark.slow]
 
@@ -117,7 +118,15 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial(
     output, _ = again.communicate(timeout=480)
     assert again.returncode == 0, output
     assert before >= 8
-    check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
+    result = SearchResult.read(config.resolved())
+    check_nothing_is_lost(result, config.budget.milestones())
+    held = held_trials(
+        config.tracking, config.storage, search_id=result.folder.id, metric="fd_digits"
+    )
+    assert set(held.values()) == {
+        HeldTrial("FINISHED", "finished", config.budget.milestones(), runs=1)
+    }
+    assert len(held) == 4
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(

@@ -1,36 +1,24 @@
-"""A sqlite store for each test, a real MLflow server that can be killed and started again, and a
-proxy in front of it that answers badly."""
+"""A sqlite store for each test, and MLflow servers with a password or with bad manners."""
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
-import signal
-import socket
-import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stepsearch.tracking import Tracker, TrackingConfig, ui_command
+from stepsearch.tracking import Tracker, TrackingConfig
 from stepsearch.tracking.client import connect
 
 Open = Callable[..., Tracker]
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables take seconds to make, so that they are made once."""
-    storage = tmp_path_factory.mktemp("template")
-    connect(TrackingConfig().store_uri(storage))
-    return storage / "mlflow.db"
 
 
 @pytest.fixture
@@ -70,64 +58,30 @@ def tracker(open_tracker: Open) -> Tracker:
     return tracker
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Server:
-    """`mlflow server` on loopback, in a process group of its own."""
-
-    def __init__(
-        self, storage: Path, *options: str, environment: Mapping[str, str] | None = None
-    ) -> None:
-        port = free_port()
-        self.uri = f"http://127.0.0.1:{port}"
-        self._command = [*ui_command(TrackingConfig(), storage, port=port), *options]
-        self._environment = {**os.environ, **(environment or {})}
-        self._log = storage / "server.log"
-        self._storage = storage
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdout=log,
-                stderr=log,
-                cwd=self._storage,
-                env=self._environment,
-                start_new_session=True,
-            )
-        for _ in range(1200):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise RuntimeError(self._log.read_text())
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+@pytest.fixture(scope="session")
+def password() -> str:
+    return secrets.token_hex(16)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
-    storage = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, storage / "mlflow.db")
-    server = Server(storage)
-    server.start()
-    yield server
-    server.kill()
+def server_with_password(start_server: Callable[..., Any], password: str) -> Any:
+    """Its user `admin` has the password; files come and go through it."""
+    pytest.importorskip("flask_wtf", reason="needs MLflow's logins: pip install 'mlflow[auth]'")
+    return start_server(
+        *("--app-name", "basic-auth", "--serve-artifacts"),
+        environment={
+            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres_uri(postgres: Any) -> str:
+    """An MLflow database on the PostgreSQL server."""
+    uri: str = postgres.database("mlflow")
+    connect(uri)
+    return uri
 
 
 class Proxy(ThreadingHTTPServer):
@@ -207,7 +161,7 @@ class _Passing(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """In front of the server, for clients that wait for an answer for one second."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     proxy = Proxy(server.uri)

@@ -184,7 +184,7 @@ def test_what_waits_when_the_driver_is_killed_is_delivered_by_the_next_one(
         driver.kill()
     with spool.open("ab") as file:
         file.write(b'{"number": 999, "kind": "Metr')  # what it was just writing
-    assert count_waiting(spool) == 105  # steps, an end, a start, a configuration, a folder
+    assert count_waiting(spool) == 104  # steps, an end, a start, a configuration, a folder
 
     options: dict[str, Any] = {"search_id": "killed", "family": "outage", "metric": "loss"}
     with pytest.raises(UserError, match=r"tracking\.uri must answer"):
@@ -194,7 +194,7 @@ def test_what_waits_when_the_driver_is_killed_is_delivered_by_the_next_one(
     second.start_search("killed", {})
     log_steps(second, second.start_trial(1, "001", {"tau": 2}), range(10))
     second.end_search("interrupted")
-    assert second.close(timeout=1) == Unsent(waiting=119)
+    assert second.close(timeout=1) == Unsent(waiting=118)
 
     server.start()
     third = open_tracker(server.uri, spool=spool, resumed=True, **options)

@@ -19,8 +19,9 @@ _ENDED = {"finished": "✓", "pruned": "✂", "diverged": "✗", "error": "✗",
 class Recorder:
     """The one writer of a search's records, in the words of the design's table of states.
 
-    An event that was recorded before (its sender died before it knew) changes nothing. MLflow's
-    record comes first: if the driver dies next, the resumed trial repeats what the others miss.
+    An event that was recorded before (its sender died before it knew) changes nothing. Each is
+    written last where its trial is read from on resume: if the driver dies halfway, the resumed
+    trial repeats the event, and those who know it already leave it out.
     """
 
     def __init__(
@@ -61,11 +62,11 @@ class Recorder:
 
     def reported(self, number: int, images_seen: int, metrics: Metrics) -> None:
         """A trial has reached a milestone."""
+        value = metrics[self._primary.name]
         self._tracker.log(self._runs[number][0], metrics, step=images_seen)
+        self._study.report(number, images_seen, value)
         if not self._history.add(number, images_seen, metrics):
             return
-        value = metrics[self._primary.name]
-        self._study.report(number, images_seen, value)
         entry = self._board.entries[number]
         entry.images_seen, entry.value = images_seen, value
 

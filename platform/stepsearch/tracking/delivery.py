@@ -144,7 +144,7 @@ class Delivery:
         self._client.set_terminated(self._run_id(end.run), STATUS[end.outcome], end.time)
         if self._creations[end.run] > 1:
             self._delete_twins(end.run)
-        self._creations.pop(end.run)
+        self._creations.pop(end.run, None)
         self._last_step.pop(end.run, None)
 
     def _delete_twins(self, run: Run) -> None:
