@@ -77,7 +77,7 @@ def search(storage: Path, every: float, trials: int, sampler: str, trivial: bool
     """Runs in a process of its own."""
     config = configuration(storage, trials, sampler, trivial)
     result = launch(config, vitals.FromInside(storage / "inside.jsonl", every))
-    (storage / "unrecorded").write_text(str(result.unrecorded))
+    (storage / "unrecorded").write_text(str(result.waiting + result.lost))
 
 
 def watch(storage: Path, every: float, *arguments: object) -> list[Sign]:

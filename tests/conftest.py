@@ -1,12 +1,25 @@
-"""What tests of several folders share: one small Ray cluster for the whole run."""
+"""What tests of several folders share, once for the whole run: a small Ray cluster, a PostgreSQL
+server and an MLflow server that can be killed and started again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 from stepsearch import cluster
+from stepsearch.tracking import TrackingConfig, ui_command
+from stepsearch.tracking.client import connect
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +27,143 @@ def ray_cluster() -> Iterator[None]:
     """A local cluster with two CPUs."""
     with cluster.connect("local", cpus=2):
         yield
+
+
+class Postgres:
+    """A PostgreSQL server of our own, on a free loopback port."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs, self._folder = programs, folder
+        password = secrets.token_hex(16)
+        (folder / "password").write_text(password)
+        # It refuses to be root.
+        self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if self._user:
+            for path in (folder, folder / "password"):
+                shutil.chown(path, "postgres")
+        self._port = free_port()
+        self._run(
+            "initdb", "-U", "stepsearch", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}"
+        )
+        self._address = f"//stepsearch:{password}@127.0.0.1:{self._port}"
+
+    def database(self, name: str) -> str:
+        """The URL of a new database."""
+        import psycopg
+
+        with psycopg.connect(f"postgresql:{self._address}/postgres", autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg:{self._address}/{name}"
+
+    def start(self) -> None:
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c fsync=off"
+        options += " -c unix_socket_directories=''"
+        self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        data = str(self._folder / "data")
+        command = [*self._user, str(self._programs / program), "-D", data, *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self._folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Running; a test that stops it starts it again."""
+    pytest.importorskip("psycopg", reason="needs a driver: pip install 'psycopg[binary]'")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    which = shutil.which("pg_ctl")
+    if not found and which is None:
+        pytest.skip("needs PostgreSQL's server binaries: apt-get install -y postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="stepsearch-pg-"))
+    server = Postgres(found[-1] if found else Path(str(which)).parent, folder)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables take seconds to make, so that they are made once."""
+    storage = tmp_path_factory.mktemp("template")
+    connect(TrackingConfig().store_uri(storage))
+    return storage / "mlflow.db"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """`mlflow server` on loopback, in a process group of its own."""
+
+    def __init__(self, storage: Path, *options: str, environment: Mapping[str, str]) -> None:
+        port = free_port()
+        self.uri = f"http://127.0.0.1:{port}"
+        self._command = [*ui_command(TrackingConfig(), storage, port=port), *options]
+        self._environment = {**os.environ, **environment}
+        self._log = storage / "server.log"
+        self._storage = storage
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=log,
+                cwd=self._storage,
+                env=self._environment,
+                start_new_session=True,
+            )
+        for _ in range(1200):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError(self._log.read_text())
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def start_server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[StartServer]:
+    """start_server(*options of `mlflow server`, environment={}): one with a storage of its own."""
+    started: list[Server] = []
+
+    def start(*options: str, environment: Mapping[str, str] | None = None) -> Server:
+        storage = tmp_path_factory.mktemp("server")
+        shutil.copy(empty_database, storage / "mlflow.db")
+        started.append(Server(storage, *options, environment=environment or {}))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer) -> Server:
+    """Running; a test that kills it starts it again."""
+    return start_server()

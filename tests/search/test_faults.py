@@ -19,6 +19,7 @@ from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch
 from stepsearch.search.history import History
 from stepsearch.search.result import SearchResult
+from stepsearch.tracking import HeldTrial, held_trials
 from tests.search.conftest import Drive, Small, make_small
 
 pytestmark = [pytest.mark.slow]
@@ -46,12 +47,18 @@ def one_process(title: str) -> psutil.Process:
 
 
 def check_nothing_is_lost(result: SearchResult, milestones: tuple[int, ...]) -> None:
-    """Every trial is finished, once, with each milestone once and in order."""
+    """All records say: every trial is finished, once, with each milestone once and in order."""
     assert [record.outcome for record in result.records] == ["finished"] * len(result.records)
     lines = (result.folder.history).read_text().splitlines()
     assert len(lines) == len(set(lines)) == len(result.records) * len(milestones)
     for record in result.records:
         assert tuple(record.intermediate) == milestones
+    config = result.config
+    held = held_trials(
+        config.tracking, config.storage, search_id=result.folder.id, metric=config.primary.name
+    )
+    whole = HeldTrial("FINISHED", "finished", milestones, runs=1)
+    assert held == {record.number: whole for record in result.records}
 
 
 @contextmanager
@@ -154,7 +161,8 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial(small: Small, drive: 
     output, _ = again.communicate(timeout=480)
     assert again.returncode == 0, output
     assert before >= 8
-    check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
+    result = SearchResult.read(config.resolved())
+    check_nothing_is_lost(result, config.budget.milestones())
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(small: Small, drive: Drive) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -104,11 +104,11 @@ def test_sqlite_keeps_a_write_ahead_log_on_a_local_disk_only(
 
 @pytest.mark.parametrize("objectives", [("fd",), ("fd", "kid")])
 def test_postgresql_keeps_a_study_as_sqlite_does(
-    objectives: tuple[str, ...], postgres: str, conditional: Space, tmp_path: Path
+    objectives: tuple[str, ...], postgres: Any, conditional: Space, tmp_path: Path
 ) -> None:
     records = []
-    for storage in (tmp_path / "study.db", postgres):
-        name = "-".join(objectives)
+    name = "_".join(objectives)
+    for storage in (tmp_path / "study.db", postgres.database(f"study_{name}")):
         found = [Objective(o) for o in objectives]
         with Study.create(storage, name, found, TpeConfig(n_startup_trials=3), 0) as study:
             study.enqueue({"family": "speed", "speed.tau": 612, "speed.k": 4.125}, label="paper")

@@ -1,24 +1,46 @@
+"""MLflow is away, slow or broken; the driver dies meanwhile: every record arrives, once."""
+
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stepsearch.tracking import Tracker
-from stepsearch.tracking.backlog import Backlog
+from stepsearch.errors import UserError
+from stepsearch.tracking import Tracker, TrackingConfig, count_waiting, held_trials
+from stepsearch.tracking.backlog import Backlog, Unsent
 from stepsearch.tracking.client import connect
 from stepsearch.tracking.records import End, Metrics, Record, Run, Start, Text
 from stepsearch.tracking.writer import Writer
 
 pytestmark = pytest.mark.timeout(180)
 
+Open = Callable[..., Tracker]
+
+
+def steps_of(uri: str, search_id: str, metric: str = "loss") -> dict[int, list[int]]:
+    """The steps that the server itself has of each trial, each of which has one run."""
+    held = held_trials(TrackingConfig(uri=uri), Path(), search_id=search_id, metric=metric)
+    assert all(trial.runs == 1 for trial in held.values()), held
+    return {number: list(trial.steps) for number, trial in held.items()}
+
+
+def log_steps(tracker: Tracker, run: Run, steps: Iterable[int]) -> None:
+    for step in steps:
+        tracker.log(run, {"loss": 1 / (step + 1), "lr": float(step)}, step)
+
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_misses_and_repeats_nothing(
-    server: Any, open_tracker: Callable[..., Tracker], caplog: pytest.LogCaptureFixture
+    server: Any, open_tracker: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = open_tracker(server.uri, search_id="outage", family="outage")
     tracker.start_search("outage", {})
@@ -37,8 +59,8 @@ def test_a_server_that_is_killed_and_started_again_misses_and_repeats_nothing(
         for run in runs:
             tracker.end_trial(run, "finished")
         tracker.end_search()
-        assert tracker.close(timeout=60) == 0
-    assert "the search goes on" in caplog.text
+        assert tracker.close(timeout=60) == Unsent()
+    assert "its records wait" in caplog.text
     assert "answers again" in caplog.text
 
     client = connect(server.uri)
@@ -56,19 +78,140 @@ def test_a_server_that_is_killed_and_started_again_misses_and_repeats_nothing(
 
 
 @pytest.mark.slow
-def test_closing_while_the_server_is_away_says_what_is_lost(
-    server: Any, open_tracker: Callable[..., Tracker]
+def test_a_server_that_hangs_is_not_waited_for(
+    server: Any, open_tracker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = open_tracker(server.uri, search_id="lost", family="lost")
-    tracker.start_search("lost", {})
-    assert tracker.flush()
-    server.kill()
+    """Stopped by a signal: it does what it was asked, long after the client has given up."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    tracker = open_tracker(server.uri, search_id="hangs", family="outage")
+    tracker.start_search("hangs", {})
     run = tracker.start_trial(0, "000", {})
-    for step in range(5):
-        tracker.log(run, {"loss": 1.0}, step)
-    tracker.end_search("interrupted")
-    assert tracker.close(timeout=1) == 8  # a start, five steps, two ends
+    log_steps(tracker, run, range(100))
+    server.signal(signal.SIGSTOP)
+    log_steps(tracker, run, range(100, 200))  # this would wait for ever
+    assert not tracker.flush(timeout=3)
+    server.signal(signal.SIGCONT)
+    tracker.end_trial(run, "finished")
+    assert tracker.flush(timeout=60)
+    assert steps_of(server.uri, "hangs") == {0: list(range(200))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["broken", "page", "late"])
+def test_a_server_that_answers_badly_gets_every_record_once(
+    how: str, proxy: Any, server: Any, open_tracker: Open
+) -> None:
+    tracker = open_tracker(proxy.uri, search_id=how, family="outage")
+    tracker.start_search(how, {})
+    proxy.how = lambda path: how
+    run = tracker.start_trial(0, "000", {"tau": 1}, config={"a": 1})
+    log_steps(tracker, run, range(120))
+    tracker.end_trial(run, "finished")
+    while proxy.seen.count(how) < 4:
+        time.sleep(0.1)
+    proxy.how = lambda path: "ok"
+    assert tracker.flush(timeout=60)
+    assert steps_of(server.uri, how) == {0: list(range(120))}
+
+
+@pytest.mark.slow
+def test_a_run_that_a_slow_server_made_twice_is_there_once(
+    proxy: Any, server: Any, open_tracker: Open
+) -> None:
+    tracker = open_tracker(proxy.uri, search_id="twins", family="outage")
+    tracker.start_search("twins", {})
+    creations = iter(["held"])
+    proxy.how = lambda path: next(creations, "ok") if path.endswith("runs/create") else "ok"
+    run = tracker.start_trial(0, "000", {})
+    log_steps(tracker, run, range(10))
+    assert tracker.flush(timeout=60)
+    assert proxy.seen.count("held") == 1
+    proxy.release.set()
+    twins = {"config": TrackingConfig(uri=server.uri), "search_id": "twins", "metric": "loss"}
+    while held_trials(storage=Path(), **twins)[0].runs == 1:
+        time.sleep(0.1)
+    tracker.end_trial(run, "finished")
+    assert tracker.flush(timeout=60)
+    assert steps_of(server.uri, "twins") == {0: list(range(10))}
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from stepsearch.tracking import Tracker, TrackingConfig
+uri, spool = sys.argv[1], Path(sys.argv[2])
+tracker = Tracker.open(
+    TrackingConfig(uri=uri), spool.parent, spool=spool, search_id="killed", family="outage",
+    metric="loss",
+)
+tracker.start_search("killed", {})
+run = tracker.start_trial(0, "000", {"tau": 1})
+for step in range(50):
+    tracker.log(run, {"loss": 1.0}, step)
+assert tracker.flush()
+print("delivered", flush=True)
+sys.stdin.readline()
+for step in range(50, 150):
+    tracker.log(run, {"loss": 1.0}, step)
+tracker.end_trial(run, "finished")
+tracker.start_trial(1, "001", {"tau": 2}, config={"tau": 2})
+tracker.log_artifacts(tracker.search, spool.parent / "summary", "summary")
+print("put", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_what_waits_when_the_driver_is_killed_is_delivered_by_the_next_one(
+    server: Any, open_tracker: Open, storage: Path
+) -> None:
+    spool = storage / "spool.jsonl"
+    (storage / "summary").mkdir()
+    (storage / "summary" / "leaderboard.csv").write_text("trial\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "platform")}
+    command = [sys.executable, "-c", DRIVER, server.uri, str(spool)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
+    ) as driver:
+        assert driver.stdin is not None
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"delivered\n"
+        server.kill()
+        driver.stdin.write(b"\n")
+        driver.stdin.flush()
+        assert driver.stdout.readline() == b"put\n"
+        driver.kill()
+    with spool.open("ab") as file:
+        file.write(b'{"number": 999, "kind": "Metr')  # what it was just writing
+    assert count_waiting(spool) == 104  # steps, an end, a start, a configuration, a folder
+
+    options: dict[str, Any] = {"search_id": "killed", "family": "outage", "metric": "loss"}
+    with pytest.raises(UserError, match=r"tracking\.uri must answer"):
+        open_tracker(server.uri, spool=spool, **options)
+    second = open_tracker(server.uri, spool=spool, resumed=True, **options)
+    assert second.page is None
+    second.start_search("killed", {})
+    log_steps(second, second.start_trial(1, "001", {"tau": 2}), range(10))
+    second.end_search("interrupted")
+    assert second.close(timeout=1) == Unsent(waiting=118)
+
     server.start()
+    third = open_tracker(server.uri, spool=spool, resumed=True, **options)
+    assert third.close(timeout=60) == Unsent()
+    assert not spool.exists()
+    assert steps_of(server.uri, "killed") == {0: list(range(150)), 1: list(range(10))}
+    client = connect(server.uri)
+    experiment = client.get_experiment_by_name("stepsearch/outage")
+    runs = client.search_runs(
+        [experiment.experiment_id],
+        "tags.`stepsearch.search` = 'killed'",
+        order_by=["attributes.start_time ASC"],
+    )
+    assert [run.info.status for run in runs] == ["KILLED", "FINISHED", "KILLED"]
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs[1:]} == {runs[0].info.run_id}
+    assert [file.path for file in client.list_artifacts(runs[0].info.run_id)] == ["summary"]
+    assert [file.path for file in client.list_artifacts(runs[2].info.run_id)] == ["config.yaml"]
 
 
 RUN, OTHER = Run("search", 0), Run("search", 1)
@@ -78,8 +221,13 @@ def metrics(run: Run, step: int) -> Metrics:
     return Metrics(run, 0, step, {"loss": 1.0})
 
 
-def test_neighbouring_metrics_of_a_run_leave_as_one_batch() -> None:
-    backlog = Backlog()
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return tmp_path / "spool.jsonl"
+
+
+def test_neighbouring_metrics_of_a_run_leave_as_one_batch(spool: Path) -> None:
+    backlog = Backlog(spool)
     start, end = Start(RUN, 0, "000"), End(RUN, 0, "finished")
     for record in (start, metrics(RUN, 1), metrics(OTHER, 1), metrics(RUN, 2), end):
         backlog.put(record)
@@ -95,9 +243,10 @@ def test_neighbouring_metrics_of_a_run_leave_as_one_batch() -> None:
         [end],
     ]
     assert len(backlog) == 0
+    assert backlog.abandon() == Unsent()
 
 
-def test_a_record_is_sent_again_until_it_arrives() -> None:
+def test_a_record_is_sent_again_until_it_arrives(spool: Path) -> None:
     sent: list[Record] = []
     attempts = 0
 
@@ -108,28 +257,56 @@ def test_a_record_is_sent_again_until_it_arrives() -> None:
             raise ConnectionRefusedError(111, "Connection refused")
         sent.extend(batch)
 
-    writer = Writer(send)
+    writer = Writer(send, spool)
     for step in range(3):
         writer.put(metrics(RUN, step))
-    assert writer.close(timeout=20) == 0
+    assert writer.close(timeout=20) == Unsent()
     assert sent == [metrics(RUN, step) for step in range(3)]
 
 
-def test_closing_waits_longer_than_its_timeout_as_long_as_records_arrive() -> None:
+def test_a_trial_waits_for_the_start_of_its_search(spool: Path) -> None:
+    sent: list[Record] = []
+    failures = iter([ConnectionRefusedError(111, "Connection refused")] * 2)
+    records = [Start(Run("search"), 0, "search"), Start(RUN, 0, "000"), Start(OTHER, 0, "001")]
+
+    def send(batch: list[Record]) -> None:
+        for error in failures:
+            raise error
+        sent.extend(batch)
+
+    backlog = Backlog(spool)
+    for record in records:
+        backlog.put(record)
+    backlog.abandon()
+    assert Writer(send, spool).close(timeout=20) == Unsent()
+    assert sent == records
+
+
+def test_a_send_that_comes_back_too_late_is_left_to_the_next_process(spool: Path) -> None:
+    backlog = Backlog(spool)
+    backlog.put(metrics(RUN, 1))
+    batch = backlog.take()
+    assert backlog.abandon() == Unsent(waiting=1)
+    backlog.remove(batch)
+    backlog.sync()
+    assert count_waiting(spool) == 1
+
+
+def test_closing_waits_longer_than_its_timeout_as_long_as_records_arrive(spool: Path) -> None:
     arrived: list[Record] = []
 
     def send(batch: list[Record]) -> None:
         time.sleep(0.2)
         arrived.extend(batch)
 
-    writer = Writer(send)
+    writer = Writer(send, spool)
     for number in range(10):
         writer.put(Text(Run("slow", number), "", "config.yaml"))
-    assert writer.close(timeout=1) == 0
+    assert writer.close(timeout=1) == Unsent()
     assert len(arrived) == 10
 
 
-def test_a_broken_file_store_does_not_hold_up_metrics() -> None:
+def test_a_broken_file_store_does_not_hold_up_metrics(spool: Path) -> None:
     sent: list[Record] = []
 
     def send(batch: list[Record]) -> None:
@@ -137,8 +314,8 @@ def test_a_broken_file_store_does_not_hold_up_metrics() -> None:
             raise PermissionError(13, "Permission denied")
         sent.extend(batch)
 
-    writer = Writer(send)
+    writer = Writer(send, spool)
     for record in (Text(RUN, "", "config.yaml"), metrics(RUN, 1), End(RUN, 0, "finished")):
         writer.put(record)
-    assert writer.close(timeout=2) == 1
+    assert writer.close(timeout=2) == Unsent(waiting=1)
     assert sent == [metrics(RUN, 1), End(RUN, 0, "finished")]

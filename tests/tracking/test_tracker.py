@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from stepsearch.errors import UserError
-from stepsearch.tracking import Outcome, Tracker
+from stepsearch.tracking import HeldTrial, Outcome, Tracker, TrackingConfig, held_trials
+from stepsearch.tracking.backlog import Unsent
 
 Open = Callable[..., Tracker]
 
@@ -112,16 +113,16 @@ def test_a_resumed_trial_goes_on_in_its_run_and_logs_no_step_twice(
     open_tracker: Open, client: Any
 ) -> None:
     first = open_tracker()
-    parent = first.start_search("digits", {"budget": 40_000})
+    first.start_search("digits", {"budget": 40_000})
     run = first.start_trial(1, "001", {"tau": 700})
     for step in (100, 200, 300):
         first.log(run, {"loss": 1.0 / step}, step)
     first.log(run, {"fd_digits": 9.0}, 200)
     first.end_trial(run, "error", "out of memory")
-    assert first.close() == 0
+    assert first.close() == Unsent()
 
     second = open_tracker()
-    assert second.start_search("digits", {"budget": 40_000}) == parent
+    second.start_search("digits", {"budget": 40_000})
     run = second.start_trial(1, "001", {"tau": 700})
     for step in (200, 300, 400):  # from the checkpoint at 100
         second.log(run, {"loss": -1.0}, step)
@@ -157,20 +158,32 @@ def test_two_searches_share_an_experiment_but_no_runs(open_tracker: Open, client
     assert len(client.search_runs([experiment.experiment_id])) == 4
 
 
-def test_trials_left_by_a_killed_driver_are_found(open_tracker: Open) -> None:
-    first = open_tracker()
-    first.start_search("digits", {})
-    for number in (2, 10, 1):
-        first.start_trial(number, f"{number:03d}", {})
-    assert first.flush()
+def test_a_reader_sees_what_mlflow_holds_of_each_trial(
+    open_tracker: Open, client: Any, storage: Path
+) -> None:
+    tracker = open_tracker()
+    tracker.start_search("digits", {})
+    runs = {number: tracker.start_trial(number, f"{number:03d}", {}) for number in (2, 10, 1)}
+    for step in (100, 200):
+        tracker.log(runs[2], {"fd_digits": 1.0, "loss": 1.0}, step)
+    tracker.end_trial(runs[2], "pruned")
+    other = open_tracker(search_id="other")
+    other.start_search("other", {})
+    other.start_trial(3, "003", {})
+    assert tracker.flush()
+    assert other.flush()
+    twin = trials(client)["10"]
+    client.create_run(twin.info.experiment_id, tags=twin.data.tags)
 
-    second = open_tracker()
-    second.start_search("digits", {})
-    assert [run.trial for run in second.unfinished()] == [1, 2, 10]
-    second.start_trial(2, "002", {})
-    second.end_search("interrupted")
-    assert second.flush()
-    assert [run.trial for run in second.unfinished()] == [1, 10]
+    held = held_trials(TrackingConfig(), storage, search_id="digits-1", metric="fd_digits")
+    assert held == {
+        1: HeldTrial("RUNNING", "running", steps=(), runs=1),
+        2: HeldTrial("KILLED", "pruned", steps=(100, 200), runs=1),
+        10: HeldTrial("RUNNING", "running", steps=(), runs=2),
+    }
+    nowhere = TrackingConfig(uri="http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"tracking\.uri must answer"):
+        held_trials(nowhere, storage, search_id="digits-1", metric="fd_digits")
 
 
 def test_the_end_of_a_search_interrupts_what_runs(tracker: Tracker, client: Any) -> None:
@@ -180,7 +193,6 @@ def test_the_end_of_a_search_interrupts_what_runs(tracker: Tracker, client: Any)
     assert tracker.flush()
     outcomes = {number: run.data.tags["outcome"] for number, run in trials(client).items()}
     assert outcomes == {"0": "finished", "1": "interrupted"}
-    assert tracker.unfinished() == []
 
 
 def test_what_mlflow_refuses_is_counted_and_holds_up_nothing(
@@ -192,7 +204,7 @@ def test_what_mlflow_refuses_is_counted_and_holds_up_nothing(
     tracker.log_artifacts(run, Path("/no/such/file"))
     tracker.log(run, {"loss": 1.0}, 10)
     with caplog.at_level(logging.WARNING):
-        assert tracker.close() == 1
+        assert tracker.close() == Unsent(lost=1)
     assert "MLflow refused the artifacts of trial 0: No such file" in caplog.text
     assert history(client, trials(client)["0"], "loss") == [(10, 1.0)]
 
@@ -204,7 +216,7 @@ def test_a_changed_parameter_costs_only_itself(open_tracker: Open, client: Any) 
         tracker.start_search("digits", {})
         run = tracker.start_trial(0, "000", {"tau": tau})
         tracker.log(run, {"loss": 1.0}, tau)
-        assert tracker.close() == (0 if tau == 700 else 1)
+        assert tracker.close() == Unsent(lost=int(tau == 800))
     assert trials(client)["0"].data.params == {"tau": "700"}
     assert [step for step, _ in history(client, trials(client)["0"], "loss")] == [700, 800]
 
@@ -249,7 +261,12 @@ from stepsearch.tracking import Tracker, TrackingConfig
 assert "mlflow" not in sys.modules
 where = Path(sys.argv[1])
 with Tracker.open(
-    TrackingConfig(), where, search_id="quiet", family="speed", metric="fd"
+    TrackingConfig(),
+    where,
+    spool=where / "spool.jsonl",
+    search_id="quiet",
+    family="speed",
+    metric="fd",
 ) as tracker:
     tracker.start_search("quiet", {"budget": 1})
     run = tracker.start_trial(0, "000", {"tau": 1}, config={"a": 1})

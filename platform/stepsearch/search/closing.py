@@ -106,8 +106,11 @@ def _verdict(result: SearchResult) -> RenderableType:
 
 def _places(result: SearchResult) -> RenderableType:
     text = Text(f"Everything is in {result.folder.path}")
-    if result.unrecorded:
-        text.append(f"\nMLflow did not take {result.unrecorded} records", style="yellow")
+    if result.waiting:
+        wait = f"{result.waiting} records wait for MLflow"
+        text.append(f"\n{wait}; `resume {result.config.name}` sends them", style="yellow")
+    if result.lost:
+        text.append(f"\nMLflow did not take {result.lost} records", style="yellow")
     return text
 
 

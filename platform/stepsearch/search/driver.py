@@ -66,7 +66,8 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
 def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
     """Go on with an interrupted search, from the last checkpoint of each unfinished trial.
 
-    A search that has nothing left to do is only read. `config` may have more trials than before.
+    A search that has nothing left to do is only read, and what waits for MLflow is delivered.
+    `config` may have more trials than before.
     """
     config.trainer.check(config.lanes.workers)
     folder = SearchFolder.find(config.storage, config.name)
@@ -77,9 +78,10 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
         found = SearchResult.read(config)
         if Agenda(config, study, lambda: found.leaderboard).complete:
             study.close()
-            return found
+            return _deliver(found) if found.waiting else found
         connection = opened.enter_context(cluster.connecting(config.cluster))
-        return _Driver(opened, connection, config, folder, study, view or Silent()).run()
+        silent = view or Silent()
+        return _Driver(opened, connection, config, folder, study, silent, resumed=True).run()
 
 
 class _Driver:
@@ -93,6 +95,8 @@ class _Driver:
         folder: SearchFolder,
         study: Study,
         view: View,
+        *,
+        resumed: bool = False,
     ) -> None:
         self._begun = time.monotonic()
         self._config, self._folder, self._view = config, folder, view
@@ -103,7 +107,7 @@ class _Driver:
 
         self._shape = cluster.fit_lanes(config.lanes, cluster.resources())
         self._engine = opened.enter_context(Engine(config, self._shape, folder))
-        self._tracker = opened.enter_context(_tracker(config, folder))
+        self._tracker = opened.enter_context(_tracker(config, folder, resumed=resumed))
         self._history = History(folder.history)
         self.agenda = Agenda(config, study, self._standings)
 
@@ -127,13 +131,13 @@ class _Driver:
         finally:
             self._view.close()
         result = SearchResult.read(config, interrupted=engine.paused)
-        unrecorded = log_summary(self._tracker, result, time.monotonic() - self._begun)
+        log_summary(self._tracker, result, time.monotonic() - self._begun)
         if engine.full:
             raise StepsearchError(
                 f"the search paused itself, its storage takes no more ({engine.full}): "
                 f"make room, then `resume {config.name}` goes on"
             )
-        return replace(result, unrecorded=unrecorded)
+        return _closed(self._tracker, result)
 
     def _run_trials(self, recorder: Recorder) -> None:
         """To the end, or until a pause. An engine that dies is started anew: the study knows what
@@ -224,13 +228,26 @@ class _Driver:
             tags={"folder": str(self._folder.path), "trials": str(config.budget.trials)},
             config=config.model_dump(mode="json"),
         )
-        self._folder.page.write_text(self._tracker.views.table)
+        if self._tracker.page is not None:
+            self._folder.page.write_text(self._tracker.page)
 
 
-def _tracker(config: SearchConfig, folder: SearchFolder) -> Tracker:
+def _deliver(result: SearchResult) -> SearchResult:
+    """Send what waits for MLflow."""
+    return _closed(_tracker(result.config, result.folder, resumed=True), result)
+
+
+def _closed(tracker: Tracker, result: SearchResult) -> SearchResult:
+    unsent = tracker.close()
+    return replace(result, waiting=unsent.waiting, lost=unsent.lost)
+
+
+def _tracker(config: SearchConfig, folder: SearchFolder, *, resumed: bool) -> Tracker:
     return Tracker.open(
         config.tracking,
         config.storage,
+        spool=folder.spool,
+        resumed=resumed,
         search_id=folder.id,
         family=config.space.kind,
         metric=config.primary.name,

@@ -20,6 +20,7 @@ class SearchFolder:
     search.yaml    the resolved configuration        history.jsonl   every metric of every report
     study.db       the Optuna study                  trials/003/     checkpoint, pictures, config
     cache/         what the trainer prepared once    lanes/, tune/   scratch of Ray Train and Tune
+    spool.jsonl    records that wait for MLflow      summary/        leaderboard, quality curves
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,6 +28,8 @@ class SearchFolder:
         self.config = path / "search.yaml"
         self.study = path / "study.db"
         self.history = path / "history.jsonl"
+        self.spool = path / "spool.jsonl"
+        self.summary = path / "summary"
         self.lanes = path / "lanes"
         self.tune = path / "tune"
         self.page = path / ".mlflow-page"

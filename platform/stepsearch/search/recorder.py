@@ -19,7 +19,9 @@ _ENDED = {"finished": "✓", "pruned": "✂", "diverged": "✗", "error": "✗",
 class Recorder:
     """The one writer of a search's records, in the words of the design's table of states.
 
-    An event that was recorded before (its sender died before it knew) changes nothing.
+    An event that was recorded before (its sender died before it knew) changes nothing. Each is
+    written last where its trial is read from on resume: if the driver dies halfway, the resumed
+    trial repeats the event, and those who know it already leave it out.
     """
 
     def __init__(
@@ -53,8 +55,6 @@ class Recorder:
             config=trial.config.model_dump(mode="json"),
         )
         self._runs[trial.number] = run, trial
-        for images_seen, metrics in self._history.reports(trial.number).items():
-            self._pass_on(trial.number, images_seen, metrics)  # a killed driver may not have
         seen = self._history.curve(trial.number, self._primary.name)
         self._board.entries[trial.number] = Entry(
             trial.number, label, role, images_seen=max(seen, default=0)
@@ -62,16 +62,13 @@ class Recorder:
 
     def reported(self, number: int, images_seen: int, metrics: Metrics) -> None:
         """A trial has reached a milestone."""
+        value = metrics[self._primary.name]
+        self._tracker.log(self._runs[number][0], metrics, step=images_seen)
+        self._study.report(number, images_seen, value)
         if not self._history.add(number, images_seen, metrics):
             return
-        self._pass_on(number, images_seen, metrics)
         entry = self._board.entries[number]
-        entry.images_seen, entry.value = images_seen, metrics[self._primary.name]
-
-    def _pass_on(self, number: int, images_seen: int, metrics: Metrics) -> None:
-        """Optuna and MLflow take each milestone once, however often they are told."""
-        self._study.report(number, images_seen, metrics[self._primary.name])
-        self._tracker.log(self._runs[number][0], metrics, step=images_seen)
+        entry.images_seen, entry.value = images_seen, value
 
     def ended(
         self, number: int, outcome: Any, reason: str | None, infeasible: str | None = None
@@ -81,11 +78,10 @@ class Recorder:
         `infeasible` names what no trial with such parameters will ever have enough of: `memory`.
         """
         run, trial = self._runs.pop(number)
-        if outcome == "interrupted":
-            self._tracker.end_trial(run, outcome)
-        else:
+        self._tracker.end_trial(run, outcome, reason)
+        if outcome != "interrupted":
             self._tell(number, outcome, reason, infeasible)
-            self._artist.submit(self._close_run, run, trial, outcome, reason)
+            self._artist.submit(self._illustrate, run, trial)
         entry = self._board.entries[number]
         entry.state = outcome
         value = "" if entry.value is None else f"  {self._primary.name} {entry.value:.3g}"
@@ -111,10 +107,9 @@ class Recorder:
         excess = guard_excess(metrics, known, self._guards)
         return {name: excess.get(name, 0.0) for name in self._guards}
 
-    def _close_run(self, run: Run, trial: Trial, outcome: Any, reason: str | None) -> None:
+    def _illustrate(self, run: Run, trial: Trial) -> None:
         try:
             trial.config.illustrate(trial.folder)
             self._tracker.log_artifacts(run, trial.folder / "pictures", "pictures")
         except (OSError, ValueError) as error:  # a picture is no reason to lose a record
             self._view.say(f"trial {trial.number}: no pictures, {type(error).__name__}: {error}")
-        self._tracker.end_trial(run, outcome, reason)

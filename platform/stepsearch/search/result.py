@@ -15,6 +15,7 @@ from stepsearch.search.history import History
 from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
 from stepsearch.search.speed_up import SpeedUp
 from stepsearch.study import StoredStudy, TrialRecord
+from stepsearch.tracking import count_waiting
 from stepsearch.tracking.tags import provenance
 
 
@@ -27,8 +28,10 @@ class SearchResult:
     records: tuple[TrialRecord, ...]
     history: History
     interrupted: bool = False
-    unrecorded: int = 0
-    """Records that MLflow did not take; they are in the folder all the same."""
+    waiting: int = 0
+    """Records that MLflow has not taken yet; the next resume delivers them."""
+    lost: int = 0
+    """Records that MLflow refused, or that did not fit on the disk either."""
 
     @classmethod
     def read(cls, config: SearchConfig, *, interrupted: bool = False) -> SearchResult:
@@ -36,7 +39,8 @@ class SearchResult:
         folder = SearchFolder.find(config.storage, config.name)
         with StoredStudy.open(folder.study, config.name) as study:
             records = tuple(study.trials())
-        return cls(config, folder, records, History(folder.history), interrupted)
+        history, waiting = History(folder.history), count_waiting(folder.spool)
+        return cls(config, folder, records, history, interrupted, waiting)
 
     @cached_property
     def leaderboard(self) -> Leaderboard:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from stepsearch.figures import quality_curves
@@ -12,23 +11,19 @@ from stepsearch.search.result import SearchResult
 from stepsearch.tracking import Tracker
 
 
-def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> int:
-    """Record what a search found, or where an interrupted one stands, and close its run.
-
-    Returns how many records MLflow did not take.
-    """
+def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> None:
+    """Record what a search found, or where an interrupted one stands, and end its run."""
     tracker.log(tracker.search, _numbers(result, seconds), step=len(result.records))
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_leaderboard(result, folder)
-        draw_quality(result, folder / "quality.png")
-        tracker.log_artifacts(tracker.search, folder, "summary")
-        if result.winner is not None and not result.interrupted:
-            bundle = result.folder.path / "bundle"
-            shutil.rmtree(bundle, ignore_errors=True)
-            tracker.log_artifacts(tracker.search, result.export(bundle), "bundle")
-        tracker.end_search("interrupted" if result.interrupted else "finished")
-        return tracker.close()
+    folder = result.folder.summary
+    folder.mkdir(exist_ok=True)
+    write_leaderboard(result, folder)
+    draw_quality(result, folder / "quality.png")
+    tracker.log_artifacts(tracker.search, folder, "summary")
+    if result.winner is not None and not result.interrupted:
+        bundle = result.folder.path / "bundle"
+        shutil.rmtree(bundle, ignore_errors=True)
+        tracker.log_artifacts(tracker.search, result.export(bundle), "bundle")
+    tracker.end_search("interrupted" if result.interrupted else "finished")
 
 
 def write_leaderboard(result: SearchResult, folder: Path) -> None:

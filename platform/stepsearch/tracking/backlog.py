@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
+from dataclasses import dataclass
 from itertools import islice, takewhile
+from pathlib import Path
 
-from stepsearch.tracking.records import Metrics, Record, Run, is_file
+from stepsearch.tracking.records import Metrics, Record, Run, Start, is_file
+from stepsearch.tracking.spool import Spool
 
 MAX_MERGED = 50  # records in one batch: bounds one request to about 1250 values
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """How many records MLflow does not have."""
+
+    waiting: int = 0
+    """On the disk, for the next process that opens the spool."""
+    lost: int = 0
+    """Refused by MLflow, or on no disk."""
 
 
 class Backlog:
     """A thread-safe queue with one consumer; a record leaves it only when it is delivered.
 
-    It lives in memory. A spool that outlives the process takes the place of this class.
+    It lies in a spool: what waits when the process dies comes first in the next one.
     """
 
-    def __init__(self) -> None:
-        self._queues: dict[Run, deque[Record]] = {}
+    def __init__(self, path: Path) -> None:
+        self._spool = Spool(path)
+        self._queues: dict[Run, deque[int]] = {}
+        for number, record in self._spool.waiting.items():
+            self._queues.setdefault(record.run, deque()).append(number)
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._abandoned = False
 
     def __len__(self) -> int:
         with self._changed:
-            return sum(len(queue) for queue in self._queues.values())
+            return len(self._spool.waiting)
 
     def put(self, record: Record) -> None:
         with self._changed:
-            self._queues.setdefault(record.run, deque()).append(record)
+            number = self._spool.add(record)
+            self._queues.setdefault(record.run, deque()).append(number)
             self._changed.notify_all()
 
     def take(self) -> list[Record]:
@@ -41,15 +59,16 @@ class Backlog:
             if not self._queues:
                 return []
             queue = next(iter(self._queues.values()))
-            metrics = takewhile(lambda record: isinstance(record, Metrics), queue)
-            return list(islice(metrics, MAX_MERGED)) or [queue[0]]
+            records = [self._spool.waiting[number] for number in islice(queue, MAX_MERGED)]
+            return list(takewhile(_is_metrics, records)) or records[:1]
 
     def remove(self, batch: list[Record]) -> None:
         """Forget a batch from `take`, and give the next run its turn."""
         with self._changed:
+            if self._abandoned:  # this send came back too late: the next process repeats it
+                return
             queue = self._queues.pop(batch[0].run)
-            for _ in batch:
-                queue.popleft()
+            self._spool.remove([queue.popleft() for _ in batch])
             if queue:
                 self._queues[batch[0].run] = queue
             self._changed.notify_all()
@@ -57,11 +76,27 @@ class Backlog:
     def postpone(self, batch: list[Record]) -> None:
         """Keep a batch from `take` for a later turn of its run."""
         with self._changed:
+            if isinstance(batch[0], Start) and batch[0].run.trial is None:
+                return  # the trials' runs are children of this one
             queue = self._queues.pop(batch[0].run)
-            if is_file(queue[0]):
+            if is_file(batch[0]):
                 # Files have no order, and a broken file store must not hold up the metrics.
                 queue.rotate(-1)
             self._queues[batch[0].run] = queue
+
+    def sync(self) -> None:
+        """Bring what is written to the disk itself, where a power cut does not reach it.
+
+        It takes milliseconds, hundreds on a busy disk; `put` does not wait meanwhile.
+        """
+        with self._changed:
+            if self._abandoned:
+                return
+            copy = os.dup(self._spool.fileno())
+        try:
+            os.fsync(copy)
+        finally:
+            os.close(copy)
 
     def wait_until_empty(self, timeout: float) -> bool:
         with self._changed:
@@ -72,3 +107,16 @@ class Backlog:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def abandon(self) -> Unsent:
+        """Leave what still waits to the next process. Nothing may be put any more."""
+        with self._changed:
+            if not self._abandoned:
+                self._abandoned = True
+                self._spool.close()
+            lost = self._spool.lost
+            return Unsent(len(self._spool.waiting) - lost, lost)
+
+
+def _is_metrics(record: Record) -> bool:
+    return isinstance(record, Metrics)

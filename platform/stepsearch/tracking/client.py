@@ -21,11 +21,16 @@ PATIENCE = {
     # The writer thread retries by itself, in order; MLflow's own retries would hide an outage.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "PGCONNECT_TIMEOUT": "10",
 }
 
 # Answers that stay the same however often a record is sent.
-FINAL_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
-FINAL_HTTP_STATUS = {400, 404, 413}
+FINAL_CODES = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
+FINAL_HTTP_STATUS = {400, 413}
+# What MLflow says of most errors of its database: a value it cannot hold, but a restart as well.
+DOUBTFUL_CODE = "BAD_REQUEST"
+# Answers that only a person can change.
+REFUSING_CODES = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"}
 
 
 @contextmanager
@@ -98,3 +103,14 @@ def is_final(error: Exception) -> bool:
     if response is not None:
         return getattr(response, "status_code", None) in FINAL_HTTP_STATUS
     return isinstance(error, FileNotFoundError | TypeError | ValueError | LookupError)
+
+
+def is_doubtful(error: Exception) -> bool:
+    """Whether it takes several such answers to be sure that the record is at fault."""
+    return getattr(error, "error_code", None) == DOUBTFUL_CODE
+
+
+def is_away(error: Exception) -> bool:
+    """Whether MLflow may come back by itself; a wrong password needs a person."""
+    code = getattr(error, "error_code", None)
+    return not isinstance(error, UserError | ImportError) and code not in REFUSING_CODES

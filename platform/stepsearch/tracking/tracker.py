@@ -14,7 +14,8 @@ import yaml
 
 from stepsearch.errors import UserError
 from stepsearch.tracking import tags as names
-from stepsearch.tracking.client import answering, connect
+from stepsearch.tracking.backlog import Unsent
+from stepsearch.tracking.client import answering, connect, is_away
 from stepsearch.tracking.config import TrackingConfig
 from stepsearch.tracking.delivery import Delivery
 from stepsearch.tracking.experiment import open_experiment
@@ -36,17 +37,20 @@ from stepsearch.tracking.writer import Writer
 class Tracker:
     """Used by the one driver process of a search.
 
-    `open` and `start_search` wait for MLflow; everything after them is queued and written by a
-    thread, so that a slow or absent server never holds up the search. Runs are found again by
-    their tags: a resumed search goes on in the same runs and logs no step of a metric twice.
+    `open` and `start_search` of a new search wait for MLflow. Everything else is kept in a spool
+    on the disk and delivered by a thread, so that a slow or absent server never holds up the
+    search, and what it has not taken when the process ends or dies is delivered by the next one.
+    Runs are found again by their tags: a resumed search goes on in the same runs and logs no step
+    of a metric twice.
     """
 
-    def __init__(self, uri: str, delivery: Delivery, views: Views) -> None:
+    def __init__(
+        self, uri: str, search: Run, delivery: Delivery, spool: Path, resumed: bool
+    ) -> None:
         self.uri = uri
-        self.views = views
-        self.search = Run(views.search_id)
-        self._delivery = delivery
-        self._writer = Writer(delivery.send)
+        self.search = search
+        self._delivery, self._resumed = delivery, resumed
+        self._writer = Writer(delivery.send, spool)
         self._provenance = names.provenance()
         self._running: set[Run] = set()
 
@@ -56,29 +60,48 @@ class Tracker:
         config: TrackingConfig,
         storage: Path,
         *,
+        spool: Path,
         search_id: str,
         family: str,
         metric: str,
         direction: Literal["minimize", "maximize"] = "minimize",
         params: Sequence[str] = (),
+        resumed: bool = False,
     ) -> Tracker:
         """Connect to MLflow and open the experiment of the family (the search space's kind).
 
-        `search_id` is any name that only this search has and that it keeps on resume. `metric`
-        is the quality by which the page orders the trials, `params` are the parameters that get
-        a column there. Raises UserError with one line if MLflow does not answer.
+        `spool` is the file for the records that wait, `search_id` any name that only this search
+        has and that it keeps on resume. `metric` is the quality by which the page orders the
+        trials, `params` are the parameters that get a column there. Raises UserError with one
+        line if MLflow does not answer, but of a `resumed` search only if it refuses the user:
+        then the URI has answered before, and the records can wait.
         """
         if not re.fullmatch(r"[\w.-]+", search_id, re.ASCII):
             raise UserError(f"search_id must be letters, digits, '.', '_', '-', got {search_id!r}")
         uri = config.store_uri(storage)
         name = config.experiment or f"stepsearch/{family}"
-        with answering(uri):
+
+        def connected() -> tuple[Any, Views]:
             client = connect(uri)
             experiment_id = open_experiment(client, name, config.artifact_root(storage))
             views = Views(experiment_id, search_id, metric, direction, params)
             for key, value in views.experiment_tags().items():
                 client.set_experiment_tag(experiment_id, key, value)
-        return cls(uri, Delivery(client, experiment_id), views)
+            return client, views
+
+        delivery = Delivery(connected)
+        with answering(uri):
+            try:
+                delivery.open()
+            except Exception as error:
+                if not (resumed and is_away(error)):
+                    raise
+        return cls(uri, Run(search_id), delivery, spool.absolute(), resumed)
+
+    @property
+    def page(self) -> str | None:
+        """Link to the table of the trials, once MLflow has answered."""
+        return self._delivery.views.table if self._delivery.is_open else None
 
     def start_search(
         self,
@@ -86,17 +109,18 @@ class Tracker:
         params: Mapping[str, object],
         tags: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Create the parent run or go on in it, and wait for that; its MLflow run id.
+    ) -> None:
+        """Create the parent run, and wait for that; in a resumed search, go on in it.
 
-        Raises UserError with one line if MLflow does not answer.
+        Raises UserError with one line if MLflow does not answer a new search.
         """
-        note = {names.NOTE: self.views.note(name)}
-        start = self._start(self.search, name, params, {**note, **(tags or {})})
-        with answering(self.uri):
-            self._delivery.send([start])
+        start = self._start(self.search, name, params, tags or {})
+        if self._resumed:
+            self._writer.put(start)
+        else:
+            with answering(self.uri):
+                self._delivery.send([start])
         self._put_config(self.search, config)
-        return self._delivery.run_ids[self.search]
 
     def start_trial(
         self,
@@ -108,13 +132,13 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Run:
-        """Create the trial's run or go on in it, once MLflow has time.
+        """Create the trial's run or go on in it.
 
         `params` are the active parameters, flat and short; `config` is the whole configuration,
         kept as config.yaml.
         """
         run = Run(self.search.search_id, number)
-        own = {names.PARENT: self._delivery.run_ids[self.search], names.ROLE: role}
+        own: dict[str, str] = {names.ROLE: role}
         if role == "baseline":
             own[names.COLOUR] = "#000000"
         self._writer.put(self._start(run, name, params, {**own, **(tags or {})}))
@@ -132,8 +156,11 @@ class Tracker:
             self._writer.put(Metrics(run, _now(), step, values))
 
     def log_artifacts(self, run: Run, path: Path, artifact_path: str | None = None) -> None:
-        """Copy a file, or everything below a folder; it must stay until it is written."""
-        self._writer.put(Artifacts(run, path, artifact_path))
+        """Copy a file, or everything below a folder; it must stay until it is delivered.
+
+        That may be long after the search: it belongs into the search's folder.
+        """
+        self._writer.put(Artifacts(run, path.absolute(), artifact_path))
 
     def log_text(self, run: Run, text: str, file: str) -> None:
         """Keep a small text as the artifact `file`."""
@@ -154,19 +181,15 @@ class Tracker:
             self.end_trial(run, "interrupted")
         self.end_trial(self.search, outcome, reason)
 
-    def unfinished(self) -> list[Run]:
-        """The trials that MLflow shows as running, for example after a killed driver.
-
-        Asks MLflow at once. Each of them is to be started again or to be ended.
-        """
-        return self._delivery.unfinished(self.search.search_id)
-
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until everything is written; False if that takes longer than `timeout` s."""
+        """Wait until everything is delivered; False if that takes longer than `timeout` s."""
         return self._writer.flush(timeout)
 
-    def close(self, timeout: float = 30.0) -> int:
-        """Write what waits, until MLflow takes none for `timeout` s; how many were lost."""
+    def close(self, timeout: float = 30.0) -> Unsent:
+        """Deliver what waits, until MLflow takes none for `timeout` s; what it does not have.
+
+        Waits for less when MLflow is known to be away.
+        """
         return self._writer.close(timeout)
 
     def __enter__(self) -> Tracker:

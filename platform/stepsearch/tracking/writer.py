@@ -6,24 +6,31 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
-from stepsearch.tracking.backlog import Backlog
-from stepsearch.tracking.client import is_final, reason
+from stepsearch.tracking.backlog import Backlog, Unsent
+from stepsearch.tracking.client import is_doubtful, is_final, reason
 from stepsearch.tracking.records import Record, Run, is_file
 
 log = logging.getLogger("stepsearch.tracking")
 
 FIRST_PAUSE = 0.2  # seconds after the first failure in a row; doubles up to LONGEST_PAUSE
 LONGEST_PAUSE = 5.0
+ENOUGH = 8  # doubtful answers in a row are a final one; they take some 16 seconds
+AWAY = 5.0  # seconds for which `close` waits for a store that did not answer the last time
 
 
 class Writer:
-    """Delivers records in order, again and again while MLflow is away."""
+    """Delivers records in order, again and again while MLflow is away.
 
-    def __init__(self, send: Callable[[list[Record]], None]) -> None:
+    What an earlier process left in the spool comes first.
+    """
+
+    def __init__(self, send: Callable[[list[Record]], None], spool: Path) -> None:
         self._send = send
-        self._backlog = Backlog()
+        self._backlog = Backlog(spool)
         self._failures: Counter[str] = Counter()
+        self._doubts: Counter[Run] = Counter()
         self._refused = 0
         self._complained: set[Run] = set()
         self._given_up = threading.Event()
@@ -32,15 +39,15 @@ class Writer:
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Queue a record; takes microseconds and never fails."""
+        """Keep a record, on the disk; takes microseconds and never fails (see `Spool`)."""
         self._backlog.put(record)
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything is delivered; False if that took longer than `timeout` s."""
         return self._backlog.wait_until_empty(timeout)
 
-    def close(self, timeout: float) -> int:
-        """Deliver what waits; the number of records that did not make it.
+    def close(self, timeout: float) -> Unsent:
+        """Deliver what waits; what did not make it.
 
         Gives up when none was delivered for `timeout` s: a search of a thousand short trials may
         be far ahead of MLflow when it ends.
@@ -49,16 +56,17 @@ class Writer:
         before = len(self._backlog) + 1
         while self._thread.is_alive() and (now := len(self._backlog)) < before:
             before = now
-            self._thread.join(timeout)
+            self._thread.join(min(timeout, AWAY) if self._failures else timeout)
         self._given_up.set()
-        return len(self._backlog) + self._refused
+        left = self._backlog.abandon()
+        return Unsent(left.waiting, left.lost + self._refused)
 
     def _work(self) -> None:
         while not self._given_up.is_set() and (batch := self._backlog.take()):
             try:
                 self._send(batch)
             except Exception as error:
-                if is_final(error):
+                if self._is_final(batch[0].run, error):
                     self._refuse(batch, error)
                 else:
                     self._wait(batch, error)
@@ -66,10 +74,15 @@ class Writer:
                 self._backlog.remove(batch)
                 self._recovered(batch)
 
+    def _is_final(self, run: Run, error: Exception) -> bool:
+        self._doubts[run] += is_doubtful(error)
+        return is_final(error) or self._doubts[run] >= ENOUGH
+
     def _refuse(self, batch: list[Record], error: Exception) -> None:
         self._backlog.remove(batch)
         self._refused += len(batch)
         run = batch[0].run
+        self._doubts.pop(run)
         if run not in self._complained:
             self._complained.add(run)
             name = "the search" if run.trial is None else f"trial {run.trial}"
@@ -79,12 +92,14 @@ class Writer:
     def _wait(self, batch: list[Record], error: Exception) -> None:
         store = _store(batch)
         if self._failures[store] == 0:
-            log.warning("%s does not answer (%s); the search goes on", store, reason(error))
+            log.warning("%s does not answer (%s); its records wait", store, reason(error))
         self._backlog.postpone(batch)
+        self._backlog.sync()
         self._given_up.wait(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures[store], 10)))
         self._failures[store] += 1
 
     def _recovered(self, batch: list[Record]) -> None:
+        self._doubts.pop(batch[0].run, None)
         if self._failures.pop(_store(batch), 0):
             log.warning("%s answers again; %d records wait", _store(batch), len(self._backlog))
 
