@@ -14,6 +14,9 @@ class StepsearchError(Exception):
 class UserError(StepsearchError, ValueError):
     """A wrong input: one line with the rule, the value and the choices."""
 
+    def __init__(self, line: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+
 
 class Diverged(StepsearchError):
     """A loss or a metric became NaN or infinite."""

@@ -16,6 +16,7 @@ from stepsearch import cluster, tracking
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.board import Board, Entry, Silent, View, describe
 from stepsearch.search.config import SearchConfig
+from stepsearch.search.files import replace as write_anew
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import PROPOSAL, Leaderboard, leaderboard
@@ -203,7 +204,7 @@ class _Driver:
             tags={"folder": str(self._folder.path), "trials": str(config.budget.trials)},
             config=config.model_dump(mode="json"),
         )
-        self._folder.page.write_text(self._tracker.views.table)
+        write_anew(self._folder.page, self._tracker.views.table)
 
 
 def _tracker(config: SearchConfig, folder: SearchFolder) -> Tracker:
