@@ -110,7 +110,7 @@ def _start(cpus: int | None) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _temp_dir=str(_own_folder()),
+                _temp_dir=str(_own_folder() / "ray"),
             )
     except UserError:
         raise
@@ -184,10 +184,10 @@ def _reread_credentials() -> None:
 
 
 def _own_folder() -> Path:
-    """For the cluster's logs and sockets: Ray itself lets everybody write beside them."""
-    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / f"ray-{os.getuid()}"
+    """For the cluster's logs and sockets: Ray lets everybody write where it makes them."""
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / f"stepsearch-{os.getuid()}"  # noqa: S108
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = folder.lstat()
+    facts = folder.lstat()  # somebody else may have made it
     if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or folder.is_symlink():
         raise UserError(f"{folder} must be a folder that only you can enter: remove it")
     return folder

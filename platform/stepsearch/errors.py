@@ -6,6 +6,8 @@ StepsearchError
 └── TrialStopped    raised inside `report` when the trial scheduler stops a trial
 """
 
+_LONGEST = 1500
+
 
 class StepsearchError(Exception):
     """Base class of all errors that stepsearch raises on purpose."""
@@ -15,7 +17,8 @@ class UserError(StepsearchError, ValueError):
     """A wrong input: one line with the rule, the value and the choices."""
 
     def __init__(self, line: str) -> None:
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+        shown = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown))
 
 
 class Diverged(StepsearchError):

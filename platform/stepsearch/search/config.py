@@ -112,6 +112,8 @@ class SearchConfig(Config):
     @property
     def primary(self) -> Objective:
         """What early stopping and the leaderboard go by, once resolved."""
+        if not self.objectives:
+            raise UserError(f"objectives of {self.name} must hold one, got none")
         return self.objectives[0]
 
     def trainer_for(self, proposed: Mapping[str, Any]) -> Any:

@@ -65,7 +65,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _load(text: str) -> Any:
     """Plain data. Raises ValueError with one line."""
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
     except Exception as error:  # besides its own, whatever a value like !!int x makes Python raise
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
