@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.slow]
 
 JOIN = """
 import sys
-from stepsearch.cluster import connect, resources
+from stepsearch.cluster import _on_loopback, connect, resources
 from stepsearch.errors import UserError
 try:
-    with connect(sys.argv[1]):
+    with _on_loopback(), connect(sys.argv[1]):  # or Ray looks on this machine's network address
         print(f"{resources()['CPU']:g} CPUs")
 except UserError as error:
     print(error)

@@ -177,7 +177,7 @@ def _own_token() -> Iterator[None]:
 def _reread_credentials() -> None:
     """Ray has read the environment when it was imported. The mode first, or a thread of Ray's that
     still runs would look for a token that is gone, and abort."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -139,8 +139,8 @@ def load_strategy(path: Path) -> tuple[FloatArray, FloatArray, StrategyFile]:
     Raises UserError if there is no such file or its content is not a strategy.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_BYTES + 1)
+        with path.open("rb") as opened:
+            text = opened.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: must be a readable file: {error.strerror or error}") from None
     if len(text) > _MAX_BYTES:
