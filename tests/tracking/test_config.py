@@ -42,7 +42,7 @@ def test_a_database_leaves_the_artifacts_in_the_storage(tmp_path: Path) -> None:
         ({"uri": "redis://me:secret@host"}, "got 'redis://me:***@host'"),
         (
             {"uri": "http://me:secret@host"},
-            "tracking.uri must hold no password, got 'http://me:***@host': "
+            "tracking.uri must hold no password, got 'http://***@host': "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         ),
         (
@@ -54,6 +54,7 @@ def test_a_database_leaves_the_artifacts_in_the_storage(tmp_path: Path) -> None:
             {"uri": "postgresql+psycopg://h/db?user=me&Password=secret"},
             "/db?user=me&Password=***'",
         ),
+        ({"uri": "https://a-secret-token@host"}, "got 'https://***@host': set MLFLOW_TRACKING_"),
         ({"uri": "mysql://me:secret@host/db"}, "'mysql://me:***@host/db': write it to a file"),
         ({"uri": 5000}, "tracking.uri must be a string, got 5000"),
         ({"experiment": ""}, "tracking.experiment must"),

@@ -66,7 +66,11 @@ class TrackingConfig(Config):
 
 
 def hide_password(text: str) -> str:
-    """The text with each URI's password, if it has one, replaced by stars."""
+    """The text with each URI's password, if it has one, replaced by stars.
+
+    A server takes no user's name alone: what stands before its @ is a token.
+    """
+    text = re.sub(r"(https?://)[^/@\s]*@", r"\1***@", text)
     text = re.sub(r"(://[^:/@\s]*):[^\s]*@", r"\1:***@", text)
     return re.sub(rf"([?&](?:{_SECRETS})=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
 
