@@ -12,16 +12,18 @@ import psutil
 import pytest
 import ray
 
-from stepsearch import cluster
+from stepsearch.door import own_folder
+from stepsearch.errors import UserError
 
 pytestmark = [pytest.mark.slow]
 
 JOIN = """
 import sys
-from stepsearch.cluster import _on_loopback, connect, resources
+from stepsearch.cluster import connect, resources
+from stepsearch.door import on_loopback
 from stepsearch.errors import UserError
 try:
-    with _on_loopback(), connect(sys.argv[1]):  # or Ray looks on this machine's network address
+    with on_loopback(), connect(sys.argv[1]):  # or Ray looks on this machine's network address
         print(f"{resources()['CPU']:g} CPUs")
 except UserError as error:
     print(error)
@@ -96,14 +98,14 @@ def test_a_folder_that_others_can_write_is_not_used(
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     folder = tmp_path / f"stepsearch-{os.getuid()}"
-    assert cluster._own_folder() == folder
+    assert own_folder() == folder
     folder.chmod(0o777)
-    with pytest.raises(cluster.UserError, match="must be a folder that only you can enter"):
-        cluster._own_folder()
+    with pytest.raises(UserError, match="must be a folder that only you can enter"):
+        own_folder()
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    with pytest.raises(cluster.UserError, match="must be a folder that only you can enter"):
-        cluster._own_folder()
+    with pytest.raises(UserError, match="must be a folder that only you can enter"):
+        own_folder()
 
 
 def test_its_token_shows_nowhere(token: str) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import Field
 
 from stepsearch.config import Config
+from stepsearch.door import check_token, on_loopback, own_folder, own_token, reread_credentials
 from stepsearch.errors import StepsearchError, UserError
 
 # Set before Ray is imported, here and in every process that Ray starts.
@@ -39,7 +38,6 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
 }
-_CREDENTIALS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 class LanesConfig(Config):
@@ -95,7 +93,7 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        _reread_credentials()
+        reread_credentials()
 
 
 def _start(cpus: int | None) -> None:
@@ -103,14 +101,14 @@ def _start(cpus: int | None) -> None:
     import ray
 
     try:
-        with _on_loopback(), _own_token():
+        with on_loopback(), own_token():
             ray.init(
                 "local",
                 num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _temp_dir=str(_own_folder() / "ray"),
+                _temp_dir=str(own_folder() / "ray"),
             )
     except UserError:
         raise
@@ -123,11 +121,11 @@ def _join(address: str) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
-    _reread_credentials()
+    reread_credentials()
     try:
         _check_reachable(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
         if address != "auto":  # Ray finds the token of that by itself
-            _check_token(address)
+            check_token(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         if isinstance(error, AuthenticationError) or isinstance(
@@ -141,56 +139,6 @@ def _join(address: str) -> None:
             f"cluster must be `local`, `auto` or the address of a running Ray cluster, "
             f"got {address!r}: {_first_line(error)}"
         ) from None
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """A cluster that is started in the block has the address 127.0.0.1, as on macOS and Windows;
-    elsewhere Ray listens on every network that there is, and takes no argument against it."""
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def _own_token() -> Iterator[None]:
-    """What is started in the block has a new token, whatever environment and ~/.ray say.
-
-    Ray keeps it in the memory of its processes; later this process's environment is as before.
-    """
-    before = {name: os.environ.pop(name) for name in _CREDENTIALS if name in os.environ}
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    try:
-        _reread_credentials()
-        yield
-    finally:
-        for name in _CREDENTIALS:
-            os.environ.pop(name, None)
-        os.environ |= before
-
-
-def _reread_credentials() -> None:
-    """Ray has read the environment when it was imported. The mode first, or a thread of Ray's that
-    still runs would look for a token that is gone, and abort."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _own_folder() -> Path:
-    """For the cluster's logs and sockets: Ray lets everybody write where it makes them."""
-    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / f"stepsearch-{os.getuid()}"  # noqa: S108
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = folder.lstat()  # somebody else may have made it
-    if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or folder.is_symlink():
-        raise UserError(f"{folder} must be a folder that only you can enter: remove it")
-    return folder
 
 
 def _first_line(error: Exception) -> str:
@@ -217,28 +165,6 @@ def _check_reachable(address: str) -> None:
     host, colon, port = address.partition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _check_token(address: str) -> None:
-    """Ray itself would try for 20 s, and without any token abort this process.
-
-    Raises Ray's AuthenticationError when the cluster at `host:port` refuses the token.
-    """
-    import grpc
-    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-    from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-    from ray.exceptions import AuthenticationError
-
-    ensure_token_if_auth_enabled(create_token_if_missing=False)
-    with init_grpc_channel(address) as channel:
-        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-        try:
-            stub.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=10)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                raise AuthenticationError(error.details()) from None
-            raise ConnectionError(error.details()) from None
 
 
 def resources() -> dict[str, float]:
