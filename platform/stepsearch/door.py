@@ -1,4 +1,4 @@
-"""The door of a Ray cluster: a local one lets its own process in, an existing one asks for a token."""
+"""The door of a Ray cluster: a local one lets its own process in, others ask for a token."""
 
 from __future__ import annotations
 
