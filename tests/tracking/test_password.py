@@ -29,7 +29,7 @@ def database(postgres: str) -> URL:
 def test_postgresql_is_told_the_password_by_the_environment_or_a_file(
     database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = database.set(password=None)
+    url = database._replace(password=None)
     uri = TrackingConfig(uri=url.render_as_string()).uri
     assert uri is not None
     monkeypatch.setenv("HOME", str(tmp_path))
