@@ -264,13 +264,20 @@ def _summary(
         "count": total.count.tolist(),
         "loss": [x if np.isfinite(x) else None for x in total.loss.tolist()],
     }
-    with (folder / "loss.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    _append(folder / "loss.jsonl", json.dumps(row) + "\n")
     return {
         "train_loss": total.mean_loss,
         "grad_norm": total.grad_norm,
         "images_per_s": float(total.count.sum()) / total.seconds,
     }
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line; half a line that a killed worker may have left is cut off."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode())
 
 
 @lru_cache(maxsize=2)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from stepsearch.config import Config
+from stepsearch.door import check_token, on_loopback, own_folder, own_token, reread_credentials
 from stepsearch.errors import StepsearchError, UserError
 
 # Set before Ray is imported, here and in every process that Ray starts.
@@ -73,14 +74,13 @@ class LaneShape:
 def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
     """Start a local Ray cluster (`local`) or join the one at `address`; leave it at the end.
 
-    A process that is connected already stays so: its caller decides when to leave.
-    Raises UserError if there is no cluster at `address`.
+    A local one is this process's alone: it listens on loopback, and answers only to a token that
+    nobody else has. An existing one is joined with the credentials in the environment. A process
+    that is connected already stays so: its caller decides when to leave.
+    Raises UserError if there is no cluster at `address`, or if it asks for another token.
     """
-    local = address == "local"
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if local:  # on loopback; said explicitly, or a stale token of another cluster decides
-        os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
     for name in ("ray", "ray.tune", "ray.train"):  # the view tells what matters
@@ -89,27 +89,60 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
         yield
         return
     try:
-        _check_reachable(address)
-        ray.init(
-            address=address,
-            num_cpus=cpus if local else None,
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"cluster must be `local`, `auto` or the address of a running Ray cluster, "
-            f"got {address!r}: {reason}"
-        ) from None
-    except Exception as error:  # Ray raises a bare one, e.g. when its processes start too slowly
-        raise StepsearchError(f"Ray did not start: {str(error).splitlines()[0]}") from error
-    try:
+        _start(cpus) if address == "local" else _join(address)
         yield
     finally:
         ray.shutdown()
+        reread_credentials()
+
+
+def _start(cpus: int | None) -> None:
+    """Start a cluster. Raises StepsearchError."""
+    import ray
+
+    try:
+        with on_loopback(), own_token():
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(own_folder() / "ray"),
+            )
+    except UserError:
+        raise
+    except Exception as error:  # Ray raises a bare one, e.g. when its processes start too slowly
+        raise StepsearchError(f"Ray did not start: {_first_line(error)}") from error
+
+
+def _join(address: str) -> None:
+    """Join a cluster. Raises UserError."""
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    reread_credentials()
+    try:
+        _check_reachable(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+        if address != "auto":  # Ray finds the token of that by itself
+            check_token(address)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        if isinstance(error, AuthenticationError) or isinstance(
+            error.__cause__, AuthenticationError
+        ):
+            raise UserError(
+                f"cluster {address!r} must be given its token: set RAY_AUTH_MODE=token and "
+                f"RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
+            ) from None
+        raise UserError(
+            f"cluster must be `local`, `auto` or the address of a running Ray cluster, "
+            f"got {address!r}: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_LONGEST = 1500
 
 
 class StepsearchError(Exception):
@@ -20,6 +21,10 @@ class StepsearchError(Exception):
 
 class UserError(StepsearchError, ValueError):
     """A wrong input: one line with the rule, the value and the choices."""
+
+    def __init__(self, line: str) -> None:
+        shown = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown))
 
 
 class Diverged(StepsearchError):

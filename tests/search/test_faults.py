@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -121,7 +122,8 @@ def little_disk(tmp_path: Path) -> Iterator[Path]:
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs: run it as root")
     yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    unmount = ["umount", "--lazy", str(disk)]
+    subprocess.run(unmount, check=True)
 
 
 def test_a_full_disk_pauses_the_search_and_nothing_is_lost(
@@ -150,7 +152,38 @@ def ray_processes_of(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-def test_a_killed_driver_is_resumed_without_losing_a_trial(small: Small, drive: Drive) -> None:
+SECRETS = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "PGPASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+    "RAY_AUTH_TOKEN",
+    "HF_TOKEN",
+)
+
+
+@pytest.fixture
+def secrets_(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """In the environment of what a test starts."""
+    planted = {name: secrets.token_hex(16) for name in SECRETS}
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    return [value.encode() for value in planted.values()]
+
+
+def sessions() -> set[Path]:
+    """The folders of local Ray clusters: logs and sockets."""
+    return set(Path(f"/tmp/stepsearch-{os.getuid()}/ray").glob("session_2*"))
+
+
+def files(*folders: Path) -> Iterator[Path]:
+    """What two searches at most can write; sockets have no content."""
+    return (path for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_killed_driver_is_resumed_without_losing_a_trial_and_no_secret_is_written(
+    small: Small, drive: Drive, secrets_: list[bytes], tmp_path: Path
+) -> None:
+    before_sessions = sessions()
     config = small(budget=LONG | {"trials": 4}, trial_scheduler={"kind": "fifo"}, cluster="local")
     driver = drive(config, "run", "FILE")
     wait_for_reports(config, 8)
@@ -163,6 +196,20 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial(small: Small, drive: 
     assert before >= 8
     result = SearchResult.read(config.resolved())
     check_nothing_is_lost(result, config.budget.milestones())
+
+    bundle = tmp_path / "a-bundle"
+    exported = drive(
+        config, "export", config.name, "--out", str(bundle), "--storage", str(config.storage)
+    )
+    output += exported.communicate(timeout=120)[0]
+    assert exported.returncode == 0, output
+    logs = sessions() - before_sessions
+    written = list(files(tmp_path, *logs))
+    names = {path.name for path in written}
+    assert {"mlflow.db", "study.db", "strategy.json", "config.yaml", "raylet.out"} <= names
+    for secret in secrets_:
+        assert secret not in output.encode()
+        assert [path for path in written if secret in path.read_bytes()] == []
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(small: Small, drive: Drive) -> None:

@@ -24,6 +24,7 @@ from stepsearch.diffusion.memory import reuse_freed_memory
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.workers import ALONE, Workers
+from stepsearch.errors import UserError
 from stepsearch.strategies.base import PredictionType, Strategy
 
 __all__ = ["LossSummary", "Training", "TrainingConfig", "Workers"]
@@ -216,4 +217,9 @@ class Training:
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; every worker loads it."""
-        self.load_state_dict(read_checkpoint(path))
+        state = read_checkpoint(path)
+        try:
+            self.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} must be a checkpoint of this training: {reason}") from None

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from stepsearch.cluster import LanesConfig
-from stepsearch.config import Config, merge, parse
+from stepsearch.config import AbsolutePath, Config, merge, parse
 from stepsearch.errors import UserError
 from stepsearch.study import AnyOptunaSampler, Objective, TpeConfig
 from stepsearch.tracking import TrackingConfig
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""Of a search, and so of its folder."""
 
 
 class BudgetConfig(Config):
@@ -65,10 +68,10 @@ class FinalistsConfig(Config):
 class SearchConfig(Config):
     """One search. `space` and `trainer` are configurations of their own, passed in as objects."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: Name
     space: Any
     trainer: Any
-    storage: Path = Field(
+    storage: AbsolutePath = Field(
         Path("searches"), description="folder that holds all searches", validate_default=True
     )
     cluster: str = Field("local", min_length=1, description="`local`, `auto` or a Ray address")
@@ -84,19 +87,14 @@ class SearchConfig(Config):
     optuna_sampler: AnyOptunaSampler = TpeConfig()
     trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
     finalists: FinalistsConfig = FinalistsConfig()
-    warm_start: str | None = Field(
-        None, min_length=1, description="an earlier search in the storage that Optuna learns from"
+    warm_start: Name | None = Field(
+        None, description="an earlier search in the storage that Optuna learns from"
     )
     retries: int = Field(1, ge=0, description="how often a failed trial is started again")
     watchdog_s: float = Field(
         1800, gt=0, description="a trial without a sign of life for so many seconds has failed"
     )
     tracking: TrackingConfig = TrackingConfig()
-
-    @field_validator("storage")
-    @classmethod
-    def _absolute(cls, storage: Path) -> Path:
-        return storage.expanduser().absolute()
 
     def resolved(self) -> SearchConfig:
         """With the trainer's own objective and guards written out where the file names none."""
@@ -117,6 +115,8 @@ class SearchConfig(Config):
     @property
     def primary(self) -> Objective:
         """What early stopping and the leaderboard go by, once resolved."""
+        if not self.objectives:
+            raise UserError(f"objectives of {self.name} must hold one, got none")
         return self.objectives[0]
 
     def trainer_for(self, proposed: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from stepsearch.errors import StepsearchError
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.board import Board, Entry, Silent, View, describe
 from stepsearch.search.config import SearchConfig
+from stepsearch.search.files import replace as write_anew
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import PROPOSAL, Leaderboard, leaderboard
@@ -229,7 +230,7 @@ class _Driver:
             config=config.model_dump(mode="json"),
         )
         if self._tracker.page is not None:
-            self._folder.page.write_text(self._tracker.page)
+            write_anew(self._folder.page, self._tracker.page)
 
 
 def _deliver(result: SearchResult) -> SearchResult:

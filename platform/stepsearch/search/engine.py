@@ -20,6 +20,7 @@ from types import TracebackType
 import ray
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stepsearch.cluster import LaneShape, draining_nodes
@@ -40,6 +41,11 @@ _GOING_HOME_S = 30.0
 _CANCELLED_S = 5.0
 _A_TRIALS_ACTOR = {"cpu": 0, "memory": 1_000_000}
 """It waits and needs no CPU, but Ray Tune refuses a trial that asks for nothing at all."""
+
+# What Ray Tune hands to its actors stands in Ray's logs; ours have no use for these.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
 
 
 class Engine:

@@ -61,8 +61,8 @@ class SearchFolder:
         text = dump_yaml(config)
         try:
             path.mkdir(parents=True)
-            (path / ".id").write_text(f"{path.name}-{uuid.uuid4().hex[:8]}")
-            (path / "search.yaml").write_text(text)
+            replace(path / ".id", f"{path.name}-{uuid.uuid4().hex[:8]}")
+            replace(path / "search.yaml", text)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(

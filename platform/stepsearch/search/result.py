@@ -40,6 +40,7 @@ class SearchResult:
         with StoredStudy.open(folder.study, config.name) as study:
             records = tuple(study.trials())
         history, waiting = History(folder.history), count_waiting(folder.spool)
+        _check_agreement(records, history, config.primary.name)
         return cls(config, folder, records, history, interrupted, waiting)
 
     @cached_property
@@ -101,3 +102,12 @@ class SearchResult:
             known = ", ".join(map(str, sorted(finished)))
             raise UserError(f"trial must be one that has finished ({known}), got {number}")
         return finished[number]
+
+
+def _check_agreement(records: tuple[TrialRecord, ...], history: History, metric: str) -> None:
+    """The history is written before the study is told. Raises UserError if a report is missing."""
+    for record in records:
+        if record.outcome == "finished" and metric not in history.last(record.number):
+            raise UserError(
+                f"history.jsonl must hold {metric} of trial {record.number}, which has finished"
+            )
