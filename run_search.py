@@ -60,7 +60,7 @@ Storage = Annotated[
 @app.callback(invoke_without_command=True)
 def _default(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        run(DEFAULT, [])
+        run(DEFAULT, [], resume=False)
 
 
 @app.command(
@@ -68,16 +68,29 @@ def _default(context: typer.Context) -> None:
         "run my_search.yaml",
         "run my_search.yaml --set name=longer",
         "run --set budget.images=96000 --set space.k='[1, 25]'",
+        "run my_search.yaml --resume",
     )
 )
-def run(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006 (typer reads it)
+def run(
+    file: File = DEFAULT,
+    set_: Sets = [],  # noqa: B006 (typer reads it)
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with it if it has begun already")
+    ] = False,
+) -> None:
     """Launch a search and follow it to its leaderboard.
 
-    Ctrl-C stops it and keeps everything; `resume` goes on.
+    Ctrl-C stops it and keeps everything; `resume` goes on. With --resume the
+    same command does both, for a scheduler that may start it more than once.
     """
-    from stepsearch.search.driver import launch
+    from stepsearch.search import driver
+    from stepsearch.search.again import again, has_begun
 
-    _follow(launch, load(file, set_))
+    config = load(file, set_)
+    if resume and has_begun(config):
+        _follow(driver.resume, again(config, find(config.name, config.storage)))
+    else:
+        _follow(driver.launch, config)
 
 
 @app.command(epilog=_examples("resume my-search", "resume my-search --trials 40"))

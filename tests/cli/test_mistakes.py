@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import run_search
+from stepsearch.search.folder import SearchFolder
 from tests.cli.conftest import Cli, Ending, Recorded
 
 
@@ -203,4 +205,13 @@ def test_lanes_that_the_cluster_cannot_hold_are_refused_with_the_numbers(
 ) -> None:
     before = tree(tmp_path)
     assert_refused(cli(verb, "small.yaml", "--set", f"lanes={lanes}"), line)
+    assert tree(tmp_path) == before
+
+
+def test_a_changed_search_is_not_taken_for_the_one_of_its_name(cli: Cli, tmp_path: Path) -> None:
+    config = run_search.load(Path("small.yaml"), []).resolved()
+    SearchFolder.create(config.folder, config).trial(0).mkdir(parents=True)
+    before = tree(tmp_path)
+    line = "seed must stay 0 in search 'small', got 1: a changed search needs a name of its own"
+    assert_refused(cli("run", "small.yaml", "--resume", "--set", "seed=1"), line)
     assert tree(tmp_path) == before

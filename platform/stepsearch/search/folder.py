@@ -44,8 +44,18 @@ class SearchFolder:
         """The name with a few letters that no other search has: searches may share an MLflow."""
         return (self.path / ".id").read_text()
 
+    @property
+    def is_one(self) -> bool:
+        """Whether a search made this folder, and not somebody else."""
+        return (self.path / ".id").exists()
+
+    @property
+    def trials(self) -> Path:
+        """There once the first trial has been proposed."""
+        return self.path / "trials"
+
     def trial(self, number: int) -> Path:
-        return self.path / "trials" / f"{number:03d}"
+        return self.trials / f"{number:03d}"
 
     @classmethod
     def create(cls, path: Path, config: Config) -> SearchFolder:
