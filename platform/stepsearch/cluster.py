@@ -27,6 +27,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3",  # then a lane asks again
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_enable_metrics_collection": "0",  # nobody reads them
@@ -46,7 +47,8 @@ class LanesConfig(Config):
     after another.
     """
 
-    count: int | None = Field(None, ge=1, description="lanes; none: as many as the cluster fits")
+    count: int | None = Field(None, ge=1, description="lanes; none: as many as the share fits")
+    share: float = Field(1.0, gt=0, le=1, description="the part of the cluster for this search")
     workers: int = Field(1, ge=1, description="Ray Train workers of one lane")
     cpus: float = Field(1.0, gt=0, description="CPUs a worker")
     gpus: float | None = Field(
@@ -142,7 +144,7 @@ def resources() -> dict[str, float]:
 
 
 def fit_lanes(lanes: LanesConfig, cluster: dict[str, float]) -> LaneShape:
-    """Resolve how many lanes of which shape fit into `cluster` (Ray's resource totals).
+    """Resolve how many lanes of which shape fit into the share of `cluster` (Ray's totals).
 
     Raises UserError with the numbers when not even one lane fits, or when more lanes are asked for
     than fit: Ray would wait for ever.
@@ -154,18 +156,20 @@ def fit_lanes(lanes: LanesConfig, cluster: dict[str, float]) -> LaneShape:
             f"lanes.gpus may be a fraction below 1 only with lanes.workers 1, "
             f"got gpus {gpus} with workers {lanes.workers}"
         )
-    room = min(
+    whole = min(
         _lanes_that_fit(have_cpus, lanes.cpus, lanes.workers),
         _lanes_that_fit(have_gpus, gpus, lanes.workers) if gpus else math.inf,
     )
+    room = int(lanes.share * whole + 1e-9)
     if (lanes.count or 1) > room:
+        part = "the cluster" if lanes.share == 1 else f"{lanes.share:g} of the cluster"
         raise UserError(
-            f"lanes must fit into the cluster: {lanes.count or 1} x {lanes.workers} workers need "
+            f"lanes must fit into {part}: {lanes.count or 1} x {lanes.workers} workers need "
             f"{(lanes.count or 1) * lanes.workers * lanes.cpus:g} CPUs and "
-            f"{(lanes.count or 1) * lanes.workers * gpus:g} GPUs, it has {have_cpus:g} CPUs and "
-            f"{have_gpus:g} GPUs"
+            f"{(lanes.count or 1) * lanes.workers * gpus:g} GPUs, it has "
+            f"{lanes.share * have_cpus:g} CPUs and {lanes.share * have_gpus:g} GPUs"
         )
-    return LaneShape(lanes.count or int(room), lanes.workers, lanes.cpus, gpus)
+    return LaneShape(lanes.count or room, lanes.workers, lanes.cpus, gpus)
 
 
 def _lanes_that_fit(have: float, a_worker: float, workers: int) -> int:

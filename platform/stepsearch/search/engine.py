@@ -27,6 +27,7 @@ from stepsearch.search.config import SearchConfig
 from stepsearch.search.dispatcher import Dispatcher
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.lane import Lane
+from stepsearch.search.lane_trainer import Hold
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.schedulers import replay, trial_scheduler
 from stepsearch.search.searcher import StudySearcher
@@ -46,6 +47,7 @@ class Engine:
     def __init__(self, config: SearchConfig, shape: LaneShape, folder: SearchFolder) -> None:
         self._config, self._shape, self._folder = config, shape, folder
         self._searcher: StudySearcher | None = None
+        self._lanes: list[Lane] = []
 
     def __enter__(self) -> Engine:
         self._name = f"stepsearch-{self._config.name}-{uuid.uuid4().hex[:8]}"
@@ -69,9 +71,10 @@ class Engine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait until the lanes have left; end them where `run` did not come to its end."""
-        if kind is not None:
-            for lane in self._lanes:
+        """Wait until the lanes have left; end them where `run` did not come to its end, and those
+        that still wait for CPUs."""
+        for lane in self._lanes:
+            if kind is not None or not lane.hold.up:
                 lane.cancel()
         deadline = time.monotonic() + (_GOING_HOME_S if kind is None else _CANCELLED_S)
         for lane in self._lanes:
@@ -94,7 +97,9 @@ class Engine:
         Raises StepsearchError when a record could not be written.
         """
         config = self._config
-        self._searcher = StudySearcher(agenda, recorder, make_trial, self._dispatcher, self._name)
+        self._searcher = StudySearcher(
+            agenda, recorder, make_trial, self._dispatcher, self._name, self._open_lanes
+        )
         scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
         for record in past:
             replay(scheduler, record.intermediate, f"past-{record.number}", config.primary.name)
@@ -132,6 +137,17 @@ class Engine:
     def has_begun(self) -> bool:
         """Wait for the first step of a trial; False when there will be none."""
         return bool(ray.get(self._dispatcher.begun.remote()))
+
+    @property
+    def holds(self) -> list[Hold]:
+        """What each lane holds."""
+        return [lane.hold for lane in self._lanes]
+
+    def _open_lanes(self) -> int:
+        """How many trials may run now. Without any lane left they are given out to fail."""
+        if not any(lane.is_alive() for lane in self._lanes):
+            return self._shape.count
+        return sum(hold.up for hold in self.holds)
 
     def progress(self) -> dict[int, int]:
         """`images_seen` of the trials that are on a lane."""

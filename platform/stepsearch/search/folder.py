@@ -19,7 +19,8 @@ class SearchFolder:
 
     search.yaml    the resolved configuration        history.jsonl   every metric of every report
     study.db       the Optuna study                  trials/003/     checkpoint, pictures, config
-    cache/         what the trainer prepared once    lanes/, tune/   scratch of Ray Train and Tune
+    spent.json     hours, GPU-hours, money           lanes/, tune/   scratch of Ray Train and Tune
+    cache/         what the trainer prepared once
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,6 +28,7 @@ class SearchFolder:
         self.config = path / "search.yaml"
         self.study = path / "study.db"
         self.history = path / "history.jsonl"
+        self.spent = path / "spent.json"
         self.lanes = path / "lanes"
         self.tune = path / "tune"
         self.page = path / ".mlflow-page"
@@ -80,12 +82,17 @@ class SearchFolder:
         """The resolved configuration, as plain data. Raises UserError if the file is damaged."""
         return read_yaml(self.config)
 
-    def extend(self, trials: int) -> None:
-        """Write down that the search has so many trials now, if they are more: all or nothing."""
-        data = self.read_config()
-        if data["budget"]["trials"] < trials:
-            data["budget"]["trials"] = trials
-            replace(self.config, to_yaml(data))
+    def extend(self, budget: Config) -> bool:
+        """Write down the budget that the search has now: all or nothing; whether it is another.
+
+        Its trials never become fewer.
+        """
+        data, now = self.read_config(), budget.model_dump(mode="json")
+        now["trials"] = max(now["trials"], data["budget"]["trials"])
+        if data["budget"] == now:
+            return False
+        replace(self.config, to_yaml(data | {"budget": now}))
+        return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from ray import cloudpickle
 
 from stepsearch.cluster import LaneShape
 from stepsearch.errors import Diverged
-from stepsearch.search.lane_trainer import LaneTrainer
+from stepsearch.search.lane_trainer import Hold, LaneTrainer
 from stepsearch.search.trial import Run, Trainer, Trial
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ class Lane(threading.Thread):
             ),
         )
 
+    @property
+    def hold(self) -> Hold:
+        """Whether and how long it has held its CPUs and GPUs."""
+        return self._trainer.hold
+
     def run(self) -> None:
         try:
             self._trainer.fit()
@@ -72,7 +77,8 @@ class Lane(threading.Thread):
     def cancel(self) -> None:
         """End the lane's workers at once, whatever they do; `join` waits for it.
 
-        A lane that is still starting its workers notices when they are there, or when Ray is gone.
+        A lane that is still starting its workers notices when they are there, when their CPUs are
+        not free after all, or when Ray is gone.
         """
         self._cancelled = True
         self._trainer.cancel()

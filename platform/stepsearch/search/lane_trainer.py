@@ -7,6 +7,7 @@ nowhere else.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import closing, suppress
 from typing import Any
 
@@ -15,7 +16,13 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import (
+    DefaultFailurePolicy,
+    FailureDecision,
+)
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 
@@ -33,6 +40,7 @@ class LaneTrainer(TorchTrainer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._loop = asyncio.new_event_loop()
+        self.hold = Hold()
 
     def cancel(self) -> None:
         """Make `fit` end its workers and raise CancelledError; from any thread."""
@@ -44,8 +52,10 @@ class LaneTrainer(TorchTrainer):
             task.cancel()
 
     def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:
+        patience = _Patience(self.run_config.failure_config, self.hold)
         controller = _LaneController(
-            **parts | {"scaling_policy": _LanePolicy(self.scaling_config)}
+            **parts
+            | {"scaling_policy": _LanePolicy(self.scaling_config), "failure_policy": patience}
         )
         with closing(self._loop):
             try:
@@ -54,11 +64,66 @@ class LaneTrainer(TorchTrainer):
                 workers = controller.get_worker_group()
                 if workers is not None and workers.has_started():
                     workers.abort()
+                self.hold.end()
         return controller.get_result()
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, _DISPENSABLE)]
+        kept = [callback for callback in callbacks if not isinstance(callback, _DISPENSABLE)]
+        return [*kept, self.hold]
+
+
+class Hold(WorkerGroupCallback):
+    """Since when and for how long a lane has held the CPUs and GPUs of its workers.
+
+    Written by the lane's thread, read by others.
+    """
+
+    def __init__(self) -> None:
+        self._asked = 0.0
+        self._since: float | None = None
+        self._before = 0.0
+        self.waiting = False
+        """It has asked for its CPUs and GPUs, and they are not free."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the workers are there."""
+        return self._since is not None
+
+    @property
+    def seconds(self) -> float:
+        """Held until now, all worker groups of the lane together."""
+        since = self._since
+        return self._before + (0.0 if since is None else time.monotonic() - since)
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        self._asked = time.monotonic()
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        self._since, self.waiting = self._asked, False
+
+    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """The CPUs and GPUs are given back."""
+        self._before, self._since = self.seconds, None
+
+
+class _Patience(DefaultFailurePolicy):
+    """Waits for CPUs and GPUs that somebody else holds for as long as that takes."""
+
+    def __init__(self, config: ray.train.FailureConfig, hold: Hold) -> None:
+        super().__init__(config)
+        self._hold = hold
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        failure = getattr(training_failed_error, "controller_failure", None)
+        if isinstance(failure, WorkerGroupStartupTimeoutError):
+            self._hold.waiting = True
+            return FailureDecision.RETRY
+        return super().make_decision(training_failed_error)
 
 
 class _LanePolicy(FixedScalingPolicy):
@@ -96,3 +161,8 @@ class _LaneWorkers(WorkerGroup):
 
 class _LaneController(TrainController):
     worker_group_cls = _LaneWorkers
+
+    async def _step(self) -> Any:
+        """To ask for workers again and again awaits nothing: `cancel` would go unheard."""
+        await asyncio.sleep(0)
+        return await super()._step()

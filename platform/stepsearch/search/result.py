@@ -13,6 +13,7 @@ from stepsearch.search.files import dump_yaml
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
+from stepsearch.search.ledger import Ledger
 from stepsearch.search.speed_up import SpeedUp
 from stepsearch.study import StoredStudy, TrialRecord
 from stepsearch.tracking.tags import provenance
@@ -26,6 +27,8 @@ class SearchResult:
     folder: SearchFolder
     records: tuple[TrialRecord, ...]
     history: History
+    ledger: Ledger
+    """What it has spent."""
     interrupted: bool = False
     unrecorded: int = 0
     """Records that MLflow did not take; they are in the folder all the same."""
@@ -36,7 +39,8 @@ class SearchResult:
         folder = SearchFolder.find(config.storage, config.name)
         with StoredStudy.open(folder.study, config.name) as study:
             records = tuple(study.trials())
-        return cls(config, folder, records, History(folder.history), interrupted)
+        ledger = Ledger.read(folder.spent)
+        return cls(config, folder, records, History(folder.history), ledger, interrupted)
 
     @cached_property
     def leaderboard(self) -> Leaderboard:

@@ -18,6 +18,7 @@ def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> int:
     Returns how many records MLflow did not take.
     """
     tracker.log(tracker.search, _numbers(result, seconds), step=len(result.records))
+    tracker.set_tags(tracker.search, {"ended_by": result.ledger.ended or "all trials"})
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_leaderboard(result, folder)
@@ -65,6 +66,7 @@ def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:
     board, history = result.leaderboard, result.history
     found = {
         "wall_s": seconds,
+        **{f"spent_{name}": value for name, value in result.ledger.spent.items() if value},
         "train_cpu_s": history.total("train_cpu_s"),
         "evaluation_cpu_s": history.total("evaluation_cpu_s"),
         "baseline": board.baseline.value if board.baseline else None,

@@ -1,0 +1,70 @@
+"""The watch: what a running search is asked twice a second, for the board and for its records."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stepsearch.cluster import LaneShape
+from stepsearch.search.board import Board, View
+from stepsearch.search.spending import Spending
+
+if TYPE_CHECKING:
+    from stepsearch.search.engine import Engine  # it imports Ray
+
+_EVERY_S = 0.5
+
+
+@contextmanager
+def watching(engine: Engine, spending: Spending, board: Board, view: View) -> Iterator[None]:
+    """Keep the board and the record of what is spent up to date; say which lanes have to wait."""
+    over = threading.Event()
+    lanes = _Lanes(spending.shape, board, view)
+
+    def watch() -> None:
+        while not over.wait(_EVERY_S):
+            lanes.look([hold.up for hold in engine.holds], [h.waiting for h in engine.holds])
+            progress = engine.progress()
+            for number, images_seen in progress.items():
+                if number in board.entries:
+                    board.entries[number].images_seen = images_seen
+            spending.progress(progress)
+            board.spent, board.spent_share = spending.line(), spending.share
+            spending.note()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class _Lanes:
+    """Tells of lanes that wait for CPUs and GPUs, and when they have come."""
+
+    def __init__(self, shape: LaneShape, board: Board, view: View) -> None:
+        self._shape, self._board, self._view = shape, board, view
+        self._told = -1
+
+    def look(self, up: list[bool], waiting: list[bool]) -> None:
+        there = sum(up)
+        line = f"{there} of {len(up)} lanes are there"
+        if any(waiting):
+            line += f", each of the others waits until {_needs(self._shape)} are free"
+        if there > self._told and (any(waiting) or self._told >= 0):
+            self._told = there
+            self._view.say(line)
+        if any(waiting):
+            self._board.message = line
+        elif there:
+            self._board.message = ""
+
+
+def _needs(shape: LaneShape) -> str:
+    """What a lane asks for."""
+    gpus = f" and {shape.workers * shape.gpus:g} GPUs" if shape.gpus else ""
+    return f"{shape.workers * shape.cpus:g} CPUs{gpus}"
