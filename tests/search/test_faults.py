@@ -18,6 +18,7 @@ import yaml
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch
 from stepsearch.search.history import History
+from stepsearch.search.ledger import Ledger
 from stepsearch.search.result import SearchResult
 
 pytestmark = [pytest.mark.slow]
@@ -113,11 +114,15 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial(
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     before = len((config.folder / "history.jsonl").read_text().splitlines())
+    spent = Ledger.read(config.folder / "spent.json").spent
     again = drive(config, "resume", config.name, "--storage", str(config.storage))
     output, _ = again.communicate(timeout=480)
     assert again.returncode == 0, output
     assert before >= 8
-    check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
+    result = SearchResult.read(config.resolved())
+    check_nothing_is_lost(result, config.budget.milestones())
+    assert 0 < spent["hours"] < result.ledger.spent["hours"]
+    assert 0 < spent["cpu_hours"] < result.ledger.spent["cpu_hours"]
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(

@@ -18,6 +18,8 @@ from stepsearch.search.leaderboard import PROTECTED, REPEAT
 from stepsearch.search.ledger import Ledger
 
 _WRITTEN_EVERY_S = 2.0
+_CAUTION = 1.1
+"""By how much longer than their mean trials may be before the finalists' repeats lack it."""
 
 
 class Held(Protocol):
@@ -55,6 +57,11 @@ class _Expected:
         short = role not in PROTECTED and seconds < self.trial
         return max(0.0, (self.trial if short else self.whole) - seconds)
 
+    @property
+    def at_most(self) -> _Expected:
+        """Nothing is stopped early, and everything takes somewhat longer."""
+        return _Expected(_CAUTION * self.whole, _CAUTION * self.whole)
+
 
 def until_the_end(
     lanes: int,
@@ -90,8 +97,9 @@ class Spending:
     """Keeps the ledger while a driver runs, and holds the search to its budgets.
 
     A further trial fits if, by the length of the trials until now, it and all that is under way
-    or is kept back end within every budget; lanes are paid until then, idle or not. Nothing is
-    known of the lengths before a trial runs: the first ones always fit.
+    end within every budget; lanes are paid until then, idle or not. Where repeats are kept back,
+    they must fit even if nothing is stopped early. Nothing is known of the lengths before a trial
+    runs: the first ones always fit.
     """
 
     def __init__(
@@ -203,8 +211,9 @@ class Spending:
                     return f"the budget of {self._amount(name, limit)} is spent: {spent[name]:.3g}"
             if lengths is None:
                 return None
+            kept_back = role is not None and early + late > 0
             alone = self._needs(role, 0, 0, lengths)
-            total = self._needs(role, early, late, lengths)
+            total = self._needs(role, early, late, lengths.at_most if kept_back else lengths)
             for name, limit in self._limits.items():
                 if spent[name] + total[name] > limit:
                     parts = [f"{spent[name]:.3g} used"]

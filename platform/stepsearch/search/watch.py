@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stepsearch.cluster import LaneShape
+from stepsearch.cluster import LaneShape, resources
 from stepsearch.search.board import Board, View
 from stepsearch.search.spending import Spending
 
@@ -54,7 +54,7 @@ class _Lanes:
         there = sum(up)
         line = f"{there} of {len(up)} lanes are there"
         if any(waiting):
-            line += f", each of the others waits until {_needs(self._shape)} are free"
+            line += f", each of the others waits for {_missing(self._shape)}"
         if there > self._told and (any(waiting) or self._told >= 0):
             self._told = there
             self._view.say(line)
@@ -64,7 +64,10 @@ class _Lanes:
             self._board.message = ""
 
 
-def _needs(shape: LaneShape) -> str:
-    """What a lane asks for."""
-    gpus = f" and {shape.workers * shape.gpus:g} GPUs" if shape.gpus else ""
-    return f"{shape.workers * shape.cpus:g} CPUs{gpus}"
+def _missing(shape: LaneShape) -> str:
+    """What a lane asks for, and why it does not have it."""
+    lane = {"CPU": shape.workers * shape.cpus, "GPU": shape.workers * shape.gpus}
+    needs = " and ".join(f"{n:g} {what}{'s' * (n != 1)}" for what, n in lane.items() if n)
+    total = resources()
+    enough = all(total.get(what, 0) >= shape.count * n for what, n in lane.items())
+    return f"{needs} that {'others hold' if enough else 'the cluster has lost'}"
