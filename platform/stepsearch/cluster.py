@@ -27,7 +27,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3",  # then a lane asks again
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_enable_metrics_collection": "0",  # nobody reads them
@@ -49,6 +48,9 @@ class LanesConfig(Config):
 
     count: int | None = Field(None, ge=1, description="lanes; none: as many as the share fits")
     share: float = Field(1.0, gt=0, le=1, description="the part of the cluster for this search")
+    priority: int = Field(
+        0, ge=0, le=9, description="searches of a lower one give lanes back while this one waits"
+    )
     workers: int = Field(1, ge=1, description="Ray Train workers of one lane")
     cpus: float = Field(1.0, gt=0, description="CPUs a worker")
     gpus: float | None = Field(

@@ -37,7 +37,7 @@ IN_THE_FILE = [
     ("budget.money=5", "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, "
      "got money 5"),
     ("lanes.shares=0.5", "lanes.shares is not a known key; did you mean 'share'? (known keys: "
-     "count, cpus, gpus, share, workers)"),
+     "count, cpus, gpus, priority, share, workers)"),
     ("lanes.share=2", "lanes.share must be at most 1, got 2"),
     ("trainer.training.batchsize=1", "trainer.training.batchsize is not a known key; did you mean "
      "'batch_size'? (known keys: batch_size, ema_decay, grad_clip, lr, lr_scheduler, "

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepsearch.cluster import LanesConfig
+from stepsearch.cluster import LanesConfig, fit_lanes
 from stepsearch.config import Config, parse
 from stepsearch.errors import UserError
 from stepsearch.search.config import (
@@ -61,6 +61,8 @@ LINES = [
     (PricesConfig, {"cpu_hour": "2 EUR"}, "cpu_hour must be a number, got '2 EUR'"),
     (PricesConfig, {"currency": ""},
      "currency must be a string of 1 or more characters, got ''"),
+    (LanesConfig, {"priority": -1}, "priority must be at least 0, got -1"),
+    (LanesConfig, {"priority": 10}, "priority must be at most 9, got 10"),
     (LanesConfig, {"share": 0}, "share must be greater than 0, got 0"),
     (LanesConfig, {"share": 1.5}, "share must be at most 1, got 1.5"),
     (LanesConfig, {"count": 0}, "count must be at least 1, got 0"),
@@ -134,3 +136,20 @@ def test_a_budget_can_be_raised_or_set_and_never_lowered():
         config.extended(gpu_hours=-1)
     with pytest.raises(UserError, match=r"^budget\.money must have a price"):
         config.extended(money=10)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "count"),
+    [
+        ({}, 8),
+        ({"share": 0.5}, 4),
+        ({"share": 0.3}, 2),  # whole lanes only
+        ({"share": 0.5, "count": 3}, 3),
+        ({"share": 0.5, "cpus": 4}, 2),
+        ({"share": 0.5, "gpus": 0.5}, 8),
+        ({"share": 0.5, "workers": 2}, 2),
+    ],
+)
+def test_a_share_is_a_part_of_the_lanes_that_the_cluster_holds(lanes, count):
+    cluster = {"CPU": 16.0, "GPU": 8.0}
+    assert fit_lanes(LanesConfig(**lanes), cluster).count == count

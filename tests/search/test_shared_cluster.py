@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -99,6 +101,39 @@ def test_two_drivers_share_a_cluster_and_neither_fails(small: Small, tmp_path: P
     assert started[0].returncode == 0, said
     for result in (mine, SearchResult.read(other.resolved())):
         assert [record.outcome for record in result.records] == ["finished"] * 4
+
+
+def test_lanes_go_to_a_search_of_a_higher_priority_and_come_back(
+    small: Small, tmp_path: Path
+) -> None:
+    """No trial is stopped for it, and this search goes on meanwhile."""
+    file = tmp_path / "urgent.yaml"
+    urgent = small(name="urgent", lanes={"count": 2, "priority": 1}, budget={"trials": 2})
+    file.write_text(yaml.safe_dump(urgent.model_dump(mode="json", exclude_none=True)))
+    words = [sys.executable, str(ROOT / "run_search.py"), "run", str(file)]
+    command = [*words, "--set", f"cluster={ray.get_runtime_context().gcs_address}"]
+    back, said = threading.Event(), []
+
+    def run_the_other() -> None:
+        """Then stop this one, once it has all its lanes again."""
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        said.extend(done.stdout.splitlines())
+        back.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    other = threading.Thread(target=run_the_other)
+    view = Listening({"✓": other.start, "2 of 2 lanes are there": back.set})
+    mine = launch(small(budget={"trials": 900}, trial_scheduler={"kind": "fifo"}), view)
+    other.join()
+    assert mine.interrupted
+    assert {record.outcome for record in mine.records} <= {"finished", None}
+    assert "a search of a higher priority waits: lanes go to it as their trials end" in view.lines
+    assert back.is_set()
+    assert [line for line in said if "lanes are there" in line] == [
+        f"{n} of 2 lanes are there, {WAITS}" for n in (0, 1)
+    ]
+    theirs = SearchResult.read(urgent.resolved())
+    assert [record.outcome for record in theirs.records] == ["finished"] * 2
 
 
 def test_a_budget_ends_the_search_and_a_larger_one_goes_on(small: Small) -> None:

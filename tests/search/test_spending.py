@@ -15,6 +15,7 @@ from stepsearch.cluster import LaneShape
 from stepsearch.errors import StepsearchError, UserError
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.amounts import check_budget, in_words, used
+from stepsearch.search.board import Board, Entry
 from stepsearch.search.config import BudgetConfig, PricesConfig, SearchConfig
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import PROTECTED, leaderboard
@@ -235,6 +236,16 @@ def test_spending_is_told_in_the_units_of_the_budget() -> None:
     budget = BudgetConfig(hours=1, money=20)
     assert in_words(spent, budget, prices) == "0.5 of 1 hour · 4 GPU-hours · 14 of 20 EUR"
     assert in_words(spent, BudgetConfig(), prices) == "30 min 00 s · 4 GPU-hours · 14 EUR"
+
+
+def test_the_progress_is_that_of_what_ends_the_search_first() -> None:
+    board = Board("a", "fd", minimize=True, budget=100, total=4, milestones=(100,))
+    board.entries[0] = Entry(0, "uniform", "baseline", state="finished")
+    board.entries[1] = Entry(1, "paper", "paper", images_seen=50)
+    board.spent_share = 0.2
+    assert board.share_done == 0.375
+    board.spent_share = 0.6
+    assert board.share_done == 0.6
 
 
 @pytest.mark.parametrize("budget", [{"gpu_hours": 1}, {"money": 1}])

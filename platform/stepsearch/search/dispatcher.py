@@ -66,7 +66,8 @@ class Dispatcher:
     def __init__(self, retries: int, lanes: int, metric: str) -> None:
         """`metric` is what Ray Tune's trial scheduler reads."""
         self._retries, self._metric = retries, metric
-        self._lanes_left = lanes
+        self._lanes_left = self._keep = lanes
+        self._here: set[int] = set()  # lanes that have asked for a trial, and were not sent home
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[int] = deque()
         self._without_actor: set[int] = set()
@@ -142,6 +143,16 @@ class Dispatcher:
             job.stopped = True
         await self._wake()
 
+    async def keep(self, lanes: int) -> None:
+        """Send lanes home as they ask for their next trials, until no more than these are left."""
+        if lanes != self._keep:
+            self._keep = lanes
+            await self._wake()
+
+    async def over(self) -> bool:
+        """Whether every lane is sent home for good."""
+        return self._closed
+
     async def error(self, number: int) -> str | None:
         """What last went wrong with a trial, in one line."""
         return self._jobs[number].error
@@ -169,9 +180,11 @@ class Dispatcher:
             self._asked = True
             await self._wake()
         self._recover(lane, incarnation)
-        await self._until(lambda: claim in self._claims or self._waiting or self._closed)
         if claim not in self._claims:
-            self._claims[claim] = None if self._closed else self._start(lane, incarnation)
+            self._here.add(lane)
+        await self._until(lambda: claim in self._claims or self._waiting or self._leaves())
+        if claim not in self._claims:
+            self._claims[claim] = self._next(lane, incarnation)
             self._claims.pop((lane, incarnation, index - 2), None)  # all workers have heard it
         return self._claims[claim]
 
@@ -218,6 +231,16 @@ class Dispatcher:
         await self._wake()
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _leaves(self) -> bool:
+        """Whether the lane that asks is to go home."""
+        return self._closed or len(self._here) > self._keep
+
+    def _next(self, lane: int, incarnation: str) -> bytes | None:
+        if not self._leaves():
+            return self._start(lane, incarnation)
+        self._here.discard(lane)
+        return None
 
     def _start(self, lane: int, incarnation: str) -> bytes:
         number = self._waiting.popleft()

@@ -14,7 +14,7 @@ from types import FrameType
 
 from stepsearch import cluster, tracking
 from stepsearch.search.agenda import Agenda
-from stepsearch.search.amounts import check_budget
+from stepsearch.search.amounts import check_budget, limits
 from stepsearch.search.board import Board, Entry, Silent, View, describe
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.folder import SearchFolder
@@ -75,7 +75,7 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
     folder = SearchFolder.find(config.storage, config.name)
     with ExitStack() as opened:
         opened.enter_context(folder.locked())
-        extended = folder.extend(config.budget)
+        extended = folder.extend(config.budget.trials, limits(config.budget))
         study = Study.open(folder.study, config.name)
         found = SearchResult.read(config)
         over = found.ledger.ended is not None and not extended

@@ -26,8 +26,9 @@ from stepsearch.search.agenda import Agenda
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.dispatcher import Dispatcher
 from stepsearch.search.folder import SearchFolder
+from stepsearch.search.hold import Hold
 from stepsearch.search.lane import Lane
-from stepsearch.search.lane_trainer import Hold
+from stepsearch.search.priorities import lanes_in_want
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.schedulers import replay, trial_scheduler
 from stepsearch.search.searcher import StudySearcher
@@ -58,7 +59,14 @@ class Engine:
         config, shape = self._config, self._shape
         self._dispatcher = actor.remote(config.retries, shape.count, config.primary.name)
         self._lanes = [
-            Lane(i, config.trainer, self._dispatcher, shape, self._folder.lanes)
+            Lane(
+                i,
+                config.trainer,
+                self._dispatcher,
+                shape,
+                self._folder.lanes,
+                config.lanes.priority,
+            )
             for i in range(shape.count)
         ]
         for lane in self._lanes:
@@ -142,6 +150,13 @@ class Engine:
     def holds(self) -> list[Hold]:
         """What each lane holds."""
         return [lane.hold for lane in self._lanes]
+
+    def make_room(self) -> int:
+        """Send lanes home, at the end of their trials, for those of a higher priority that wait;
+        the last one stays. Returns how many wait."""
+        wanted, up = lanes_in_want(self._config.lanes.priority), sum(h.up for h in self.holds)
+        self._dispatcher.keep.remote(max(1, up - wanted) if wanted else self._shape.count)
+        return wanted
 
     def _open_lanes(self) -> int:
         """How many trials may run now. Without any lane left they are given out to fail."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from stepsearch.config import Config
 from stepsearch.errors import UserError
+from stepsearch.search.amounts import Amounts
 from stepsearch.search.files import dump_yaml, read_yaml, replace, to_yaml
 
 
@@ -82,14 +83,15 @@ class SearchFolder:
         """The resolved configuration, as plain data. Raises UserError if the file is damaged."""
         return read_yaml(self.config)
 
-    def extend(self, budget: Config) -> bool:
-        """Write down the budget that the search has now: all or nothing; whether it is another.
+    def extend(self, trials: int, limits: Amounts) -> bool:
+        """Write down what the search may spend now: all or nothing; whether that is new.
 
         Its trials never become fewer.
         """
-        data, now = self.read_config(), budget.model_dump(mode="json")
-        now["trials"] = max(now["trials"], data["budget"]["trials"])
-        if data["budget"] == now:
+        data = self.read_config()
+        before = data["budget"]
+        now = before | limits | {"trials": max(trials, before["trials"])}
+        if now == before:
             return False
         replace(self.config, to_yaml(data | {"budget": now}))
         return True

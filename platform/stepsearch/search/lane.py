@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +18,40 @@ from ray import cloudpickle
 
 from stepsearch.cluster import LaneShape
 from stepsearch.errors import Diverged
-from stepsearch.search.lane_trainer import Hold, LaneTrainer
+from stepsearch.search.hold import Hold
+from stepsearch.search.lane_trainer import LaneTrainer
+from stepsearch.search.priorities import lane_name, lanes_in_want
 from stepsearch.search.trial import Run, Trainer, Trial
 
 if TYPE_CHECKING:
     from stepsearch.diffusion.workers import Workers
 
+_OTHERS_FIRST_S = 2.0
+
 
 class Lane(threading.Thread):
     """Keeps one trainer running until the dispatcher sends it home.
+
+    Sent home before the search is over, it comes back when no search of a higher priority waits.
 
     Ray Train restarts the worker group when a worker or its node dies; the new group asks the
     dispatcher and goes on with the trial that was lost.
     """
 
     def __init__(
-        self, number: int, trainer: Trainer, dispatcher: Any, shape: LaneShape, folder: Path
+        self,
+        number: int,
+        trainer: Trainer,
+        dispatcher: Any,
+        shape: LaneShape,
+        folder: Path,
+        priority: int = 0,
     ) -> None:
         super().__init__(name=f"lane-{number}", daemon=True)
-        self._dispatcher = dispatcher
+        self.hold = Hold()
+        self._priority, self._dispatcher = priority, dispatcher
         self._cancelled = False
-        self._trainer = LaneTrainer(
+        self._new_trainer: Callable[[], LaneTrainer] = lambda: LaneTrainer(
             _work,
             train_loop_config={
                 "lane": number,
@@ -52,20 +65,20 @@ class Lane(threading.Thread):
                 resources_per_worker=shape.worker_resources,
             ),
             run_config=ray.train.RunConfig(
-                name=f"lane-{number}-{uuid.uuid4().hex[:8]}",
+                name=lane_name(number, priority),
                 storage_path=str(folder),
                 failure_config=ray.train.FailureConfig(max_failures=5, controller_failure_limit=3),
             ),
+            hold=self.hold,
         )
-
-    @property
-    def hold(self) -> Hold:
-        """Whether and how long it has held its CPUs and GPUs."""
-        return self._trainer.hold
+        self._trainer = self._new_trainer()
 
     def run(self) -> None:
         try:
             self._trainer.fit()
+            while self._comes_back():
+                self._trainer = self._new_trainer()
+                self._trainer.fit()
         except (asyncio.CancelledError, SystemExit):  # Ray raises the latter when it is shut down
             return
         except Exception as error:
@@ -74,6 +87,14 @@ class Lane(threading.Thread):
             reason = f"Ray Train gave up a lane: {type(error).__name__}: {error}".splitlines()[0]
             self._dispatcher.lose.remote(reason)
 
+    def _comes_back(self) -> bool:
+        """False when the search is over; else the lane made room for others: wait for them."""
+        while not self._cancelled and not ray.get(self._dispatcher.over.remote()):
+            if not lanes_in_want(self._priority):
+                return True
+            self.hold.cancelled.wait(_OTHERS_FIRST_S)
+        return False
+
     def cancel(self) -> None:
         """End the lane's workers at once, whatever they do; `join` waits for it.
 
@@ -81,6 +102,7 @@ class Lane(threading.Thread):
         not free after all, or when Ray is gone.
         """
         self._cancelled = True
+        self.hold.cancelled.set()
         self._trainer.cancel()
 
 

@@ -7,7 +7,6 @@ nowhere else.
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import closing, suppress
 from typing import Any
 
@@ -16,17 +15,19 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.failure_handling import (
-    DefaultFailurePolicy,
-    FailureDecision,
-)
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    DefaultPlacementGroupHandle,
+)
+from ray.util.placement_group import PlacementGroup, placement_group
+
+from stepsearch.search.hold import Hold
 
 _DISPENSABLE = (DatasetsCallback, PlacementGroupCleanerCallback)
+_PATIENCE_S = 2.0
+"""How long a placement group may take until its lane is said to wait for it."""
 
 
 class LaneTrainer(TorchTrainer):
@@ -37,10 +38,11 @@ class LaneTrainer(TorchTrainer):
     of a controller that died: the group belongs to this driver and ends with it.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, hold: Hold, **options: Any) -> None:
+        """`hold` is told what the workers hold."""
         super().__init__(*arguments, **options)
         self._loop = asyncio.new_event_loop()
-        self.hold = Hold()
+        self._hold = hold
 
     def cancel(self) -> None:
         """Make `fit` end its workers and raise CancelledError; from any thread."""
@@ -52,11 +54,14 @@ class LaneTrainer(TorchTrainer):
             task.cancel()
 
     def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:
-        patience = _Patience(self.run_config.failure_config, self.hold)
+
+        class Workers(_LaneWorkers):
+            hold = self._hold
+
         controller = _LaneController(
-            **parts
-            | {"scaling_policy": _LanePolicy(self.scaling_config), "failure_policy": patience}
+            **parts | {"scaling_policy": _LanePolicy(self.scaling_config)}
         )
+        controller.worker_group_cls = Workers
         with closing(self._loop):
             try:
                 self._loop.run_until_complete(controller.run())
@@ -64,66 +69,11 @@ class LaneTrainer(TorchTrainer):
                 workers = controller.get_worker_group()
                 if workers is not None and workers.has_started():
                     workers.abort()
-                self.hold.end()
         return controller.get_result()
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        kept = [callback for callback in callbacks if not isinstance(callback, _DISPENSABLE)]
-        return [*kept, self.hold]
-
-
-class Hold(WorkerGroupCallback):
-    """Since when and for how long a lane has held the CPUs and GPUs of its workers.
-
-    Written by the lane's thread, read by others.
-    """
-
-    def __init__(self) -> None:
-        self._asked = 0.0
-        self._since: float | None = None
-        self._before = 0.0
-        self.waiting = False
-        """It has asked for its CPUs and GPUs, and they are not free."""
-
-    @property
-    def up(self) -> bool:
-        """Whether the workers are there."""
-        return self._since is not None
-
-    @property
-    def seconds(self) -> float:
-        """Held until now, all worker groups of the lane together."""
-        since = self._since
-        return self._before + (0.0 if since is None else time.monotonic() - since)
-
-    def before_worker_group_start(self, worker_group_context: Any) -> None:
-        self._asked = time.monotonic()
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        self._since, self.waiting = self._asked, False
-
-    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """The CPUs and GPUs are given back."""
-        self._before, self._since = self.seconds, None
-
-
-class _Patience(DefaultFailurePolicy):
-    """Waits for CPUs and GPUs that somebody else holds for as long as that takes."""
-
-    def __init__(self, config: ray.train.FailureConfig, hold: Hold) -> None:
-        super().__init__(config)
-        self._hold = hold
-
-    def make_decision(self, training_failed_error: Any) -> FailureDecision:
-        failure = getattr(training_failed_error, "controller_failure", None)
-        if isinstance(failure, WorkerGroupStartupTimeoutError):
-            self._hold.waiting = True
-            return FailureDecision.RETRY
-        return super().make_decision(training_failed_error)
+        return [callback for callback in callbacks if not isinstance(callback, _DISPENSABLE)]
 
 
 class _LanePolicy(FixedScalingPolicy):
@@ -137,8 +87,41 @@ class _LanePolicy(FixedScalingPolicy):
         """Nothing: there is nobody to send it to."""
 
 
+class _Place(DefaultPlacementGroupHandle):
+    """A placement group that waits for as long as others hold what it needs: Train gives up."""
+
+    def __init__(self, group: PlacementGroup, hold: Hold) -> None:
+        super().__init__(group)
+        self._hold = hold
+
+    def wait(self, timeout_seconds: float = 0) -> bool:
+        """Until it is there; False once the lane is cancelled."""
+        while not super().wait(_PATIENCE_S):
+            self._hold.waiting = True
+            if self._hold.cancelled.wait(0.1):
+                return False
+        self._hold.begin()
+        return True
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._hold.end()
+
+
 class _LaneWorkers(WorkerGroup):
     """Its workers are not told of a controller's actor: there is none."""
+
+    hold: Hold
+
+    def _create_placement_group(self, scaling_config: Any, context: Any) -> _Place:
+        """With the name of the lane, which others read (priorities.py)."""
+        group = placement_group(
+            [context.resources_per_worker] * context.num_workers,
+            strategy=context.placement_strategy,
+            bundle_label_selector=context.label_selector,
+            name=self._train_run_context.run_config.name,
+        )
+        return _Place(group, self.hold)
 
     def _init_train_context_on_workers(
         self, workers: list[Worker], sync_actor: Any, train_context_args: dict[str, list[Any]]
@@ -163,6 +146,6 @@ class _LaneController(TrainController):
     worker_group_cls = _LaneWorkers
 
     async def _step(self) -> Any:
-        """To ask for workers again and again awaits nothing: `cancel` would go unheard."""
+        """Starting workers, after a failure again, awaits nothing: `cancel` would go unheard."""
         await asyncio.sleep(0)
         return await super()._step()

@@ -18,7 +18,7 @@ def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> int:
     Returns how many records MLflow did not take.
     """
     tracker.log(tracker.search, _numbers(result, seconds), step=len(result.records))
-    tracker.set_tags(tracker.search, {"ended_by": result.ledger.ended or "all trials"})
+    tracker.set_tags(tracker.search, {"ended_by": _ended_by(result)})
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_leaderboard(result, folder)
@@ -59,6 +59,12 @@ def _reported(result: SearchResult) -> list[Row]:
 def _curve(result: SearchResult, row: Row) -> tuple[list[int], list[float]]:
     curve = result.history.curve(row.number, result.config.primary.name)
     return list(curve), list(curve.values())
+
+
+def _ended_by(result: SearchResult) -> str:
+    if result.interrupted:
+        return "an interruption"
+    return result.ledger.ended or "its last trial"
 
 
 def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING
 
 from stepsearch.cluster import LaneShape, resources
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from stepsearch.search.engine import Engine  # it imports Ray
 
 _EVERY_S = 0.5
+_MAKES_ROOM = 4
+"""It looks for others that wait every so many turns."""
 
 
 @contextmanager
@@ -24,7 +27,11 @@ def watching(engine: Engine, spending: Spending, board: Board, view: View) -> It
     lanes = _Lanes(spending.shape, board, view)
 
     def watch() -> None:
-        while not over.wait(_EVERY_S):
+        for turn in count():
+            if over.wait(_EVERY_S):
+                return
+            if turn % _MAKES_ROOM == 0:
+                lanes.make_room(engine.make_room())
             lanes.look([hold.up for hold in engine.holds], [h.waiting for h in engine.holds])
             progress = engine.progress()
             for number, images_seen in progress.items():
@@ -49,6 +56,15 @@ class _Lanes:
     def __init__(self, shape: LaneShape, board: Board, view: View) -> None:
         self._shape, self._board, self._view = shape, board, view
         self._told = -1
+        self._makes_room = False
+
+    def make_room(self, wanted: int) -> None:
+        """So many lanes of a higher priority wait."""
+        if wanted and not self._makes_room:
+            self._view.say(
+                "a search of a higher priority waits: lanes go to it as their trials end"
+            )
+        self._makes_room = wanted > 0
 
     def look(self, up: list[bool], waiting: list[bool]) -> None:
         there = sum(up)
@@ -56,8 +72,9 @@ class _Lanes:
         if any(waiting):
             line += f", each of the others waits for {_missing(self._shape)}"
         if there > self._told and (any(waiting) or self._told >= 0):
-            self._told = there
             self._view.say(line)
+        if any(waiting) or self._told >= 0:
+            self._told = there
         if any(waiting):
             self._board.message = line
         elif there:
