@@ -62,7 +62,7 @@ def test_a_search_waits_for_cpus_begins_with_the_first_and_takes_up_the_rest(
 ) -> None:
     first, second = (lambda actor=actor: ray.kill(actor) for actor in tenants)
     view = Listening({"0 of 2": first, "1 of 2": lambda: None, "✓": second})
-    budget = {"trials": 6, "images": 6400}
+    budget = {"trials": 5, "images": 3200}
     result = launch(small(budget=budget, trial_scheduler={"kind": "fifo"}), view)
     assert {record.outcome for record in result.records} == {"finished"}
     lanes = [line for line in view.lines if "lanes are there" in line]

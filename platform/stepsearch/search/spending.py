@@ -93,6 +93,14 @@ def until_the_end(
     return max(ends)
 
 
+def _sum(spent: float, trial: float | None, repeats: float | None) -> str:
+    """`1.4 used, a trial takes 0.2, the repeats of the finalists take 0.5`."""
+    parts = [f"{spent:.3g} used"]
+    parts += [f"a trial takes {trial:.3g}"] if trial is not None else []
+    parts += [f"the repeats of the finalists take {repeats:.3g}"] if repeats is not None else []
+    return ", ".join(parts)
+
+
 class Spending:
     """Keeps the ledger while a driver runs, and holds the search to its budgets.
 
@@ -216,15 +224,10 @@ class Spending:
             total = self._needs(role, early, late, lengths.at_most if kept_back else lengths)
             for name, limit in self._limits.items():
                 if spent[name] + total[name] > limit:
-                    parts = [f"{spent[name]:.3g} used"]
-                    if role is not None:
-                        parts.append(f"a trial takes {alone[name]:.3g}")
-                    if early + late:
-                        kept = total[name] - (alone[name] if role is not None else 0.0)
-                        parts.append(f"the repeats of the finalists take {kept:.3g}")
-                    return (
-                        f"the budget of {self._amount(name, limit)} is nearly spent: "
-                        f"{', '.join(parts)}"
+                    trial = None if role is None else alone[name]
+                    repeats = total[name] - (trial or 0.0) if early + late else None
+                    return f"the budget of {self._amount(name, limit)} is nearly spent: " + _sum(
+                        spent[name], trial, repeats
                     )
             return None
 
@@ -236,11 +239,10 @@ class Spending:
             left = lengths.of(trial.role, self._seconds(trial))
             (repeats if trial.role == REPEAT else originals).append(left)
         lanes = max(1, sum(hold.up for hold in self._holds()))
-        hours = (
-            until_the_end(lanes, originals, repeats, early=early, late=late, whole=lengths.whole)
-            / 3600
+        seconds = until_the_end(
+            lanes, originals, repeats, early=early, late=late, whole=lengths.whole
         )
-        return used(self.shape, self._prices, hours, lanes * hours)
+        return used(self.shape, self._prices, seconds / 3600, lanes * seconds / 3600)
 
     def _expected(self) -> _Expected | None:
         """From the trials that have ended, before there are any from those that run."""
