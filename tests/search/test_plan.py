@@ -97,14 +97,14 @@ def test_the_plan_says_which_budget_ends_the_search(small: Small) -> None:
         ["budget.hours", "0.0139 hours", "enough for 2 of 5 trials and the repeats"],
         ["budget.cpu_hours", "1 CPU-hour", "not reached; all trials take 0.0467"],
         ["budget.money", "0.02 EUR",
-         "ends the search: enough for 0 of 5 trials and the repeats"],
+         "ends the search: not enough for the fixed points and repeats"],
     ]  # fmt: skip
     free = small(prices=prices, budget={"images": 650})
     assert budgets(free, LaneShape(1, 1, cpus=1, gpus=0), COST) == [
         ["price", "0.0233 EUR", "of all trials, none stopped early"]
     ]
     page = printed(small(prices=prices, budget={"hours": 0.0001}, lanes={"count": 1}), width=100)
-    assert "budget.hours   0.0001 hours  ends the search: enough for 0 of 4 trials" in page
+    assert "budget.hours   0.0001 hours  ends the search: not enough" in page
 
 
 def test_two_workers_share_the_work_of_a_trial(small: Small) -> None:

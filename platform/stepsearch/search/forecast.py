@@ -52,6 +52,7 @@ def budgets(config: SearchConfig, shape: LaneShape, cost: Cost) -> list[list[str
     Where there are prices and no budget of money, the last one is what all trials cost.
     """
     given, trials = limits(config.budget), config.budget.trials
+    fixed = len(config.space.fixed(config.trainer.facts()))
     fits = {name: _fitting(config, shape, cost, name, limit) for name, limit in given.items()}
     first = min(fits.values(), default=trials)
     whole = estimate(config, shape, cost, trials).uses
@@ -60,6 +61,7 @@ def budgets(config: SearchConfig, shape: LaneShape, cost: Cost) -> list[list[str
         says = f"not reached; all trials take {whole[name]:.3g}"
         if fits[name] < trials:
             says = f"enough for {fits[name]} of {trials} trials and the repeats"
+            says = says if fits[name] >= fixed else "not enough for the fixed points and repeats"
             says = f"ends the search: {says}" if fits[name] == first else says
         rows.append([f"budget.{name}", amount(name, limit, config.prices), says])
     if config.prices and "money" not in given:
