@@ -47,7 +47,11 @@ class LanesConfig(Config):
     after another.
     """
 
-    count: int | None = Field(None, ge=1, description="lanes; none: as many as the cluster fits")
+    count: int | None = Field(None, ge=1, description="lanes; none: as many as the share fits")
+    share: float = Field(1.0, gt=0, le=1, description="the part of the cluster for this search")
+    priority: int = Field(
+        0, ge=0, le=9, description="searches of a lower one give lanes back while this one waits"
+    )
     workers: int = Field(1, ge=1, description="Ray Train workers of one lane")
     cpus: float = Field(1.0, gt=0, description="CPUs a worker")
     gpus: float | None = Field(
@@ -182,7 +186,7 @@ def draining_nodes() -> set[str]:
 
 
 def fit_lanes(lanes: LanesConfig, cluster: dict[str, float]) -> LaneShape:
-    """Resolve how many lanes of which shape fit into `cluster` (Ray's resource totals).
+    """Resolve how many lanes of which shape fit into the share of `cluster` (Ray's totals).
 
     Raises UserError with the numbers when not even one lane fits, or when more lanes are asked for
     than fit: Ray would wait for ever.
@@ -194,18 +198,20 @@ def fit_lanes(lanes: LanesConfig, cluster: dict[str, float]) -> LaneShape:
             f"lanes.gpus may be a fraction below 1 only with lanes.workers 1, "
             f"got gpus {gpus} with workers {lanes.workers}"
         )
-    room = min(
+    whole = min(
         _lanes_that_fit(have_cpus, lanes.cpus, lanes.workers),
         _lanes_that_fit(have_gpus, gpus, lanes.workers) if gpus else math.inf,
     )
+    room = int(lanes.share * whole + 1e-9)
     if (lanes.count or 1) > room:
+        part = "the cluster" if lanes.share == 1 else f"{lanes.share:g} of the cluster"
         raise UserError(
-            f"lanes must fit into the cluster: {lanes.count or 1} x {lanes.workers} workers need "
+            f"lanes must fit into {part}: {lanes.count or 1} x {lanes.workers} workers need "
             f"{(lanes.count or 1) * lanes.workers * lanes.cpus:g} CPUs and "
-            f"{(lanes.count or 1) * lanes.workers * gpus:g} GPUs, it has {have_cpus:g} CPUs and "
-            f"{have_gpus:g} GPUs"
+            f"{(lanes.count or 1) * lanes.workers * gpus:g} GPUs, it has "
+            f"{lanes.share * have_cpus:g} CPUs and {lanes.share * have_gpus:g} GPUs"
         )
-    return LaneShape(lanes.count or int(room), lanes.workers, lanes.cpus, gpus)
+    return LaneShape(lanes.count or room, lanes.workers, lanes.cpus, gpus)
 
 
 def _lanes_that_fit(have: float, a_worker: float, workers: int) -> int:

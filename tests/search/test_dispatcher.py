@@ -345,6 +345,34 @@ def test_close_sends_lanes_home() -> None:
     play(scene())
 
 
+def test_a_lane_goes_home_for_others_at_the_end_of_its_trial_and_the_rest_go_on() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(retries=1, lanes=2, metric="fd")
+        for number in (0, 1, 2):
+            await offer(dispatcher, number)
+        assert await dispatcher.next_trial(0, "a", 0) == trial(0)
+        assert await dispatcher.next_trial(1, "b", 0) == trial(1)
+        await dispatcher.keep(1)
+        assert await dispatcher.tick(0, 5) is True, "nothing that runs is stopped for it"
+        await dispatcher.leave(0, "a", 0, "diverged", None)
+        assert [await dispatcher.next_trial(0, "a", 1) for _ in range(2)] == [None, None]
+        await dispatcher.leave(1, "b", 1, "diverged", None)
+        assert await dispatcher.next_trial(1, "b", 1) == trial(2)
+        await dispatcher.leave(1, "b", 2, "diverged", None)
+        waiting = await waits(dispatcher.next_trial(1, "b", 2))
+        assert await dispatcher.over() is False
+        await dispatcher.keep(2)
+        await offer(dispatcher, 3)
+        assert await waiting == trial(3)
+        again = await waits(dispatcher.next_trial(0, "c", 0))
+        await dispatcher.keep(1)
+        assert await again is None, "a lane that has nothing to do goes at once"
+        await dispatcher.close()
+        assert await dispatcher.over() is True
+
+    play(scene())
+
+
 def test_without_any_lane_left_every_trial_fails_with_the_reason() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(retries=1, lanes=2, metric="fd")

@@ -19,6 +19,7 @@ import pytest
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch
 from stepsearch.search.history import History
+from stepsearch.search.ledger import Ledger
 from stepsearch.search.result import SearchResult
 from stepsearch.tracking import HeldTrial, held_trials
 from tests.search.conftest import Drive, Small, make_small
@@ -190,6 +191,7 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial_and_no_secret_is_writ
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     before = len((config.folder / "history.jsonl").read_text().splitlines())
+    spent = Ledger.read(config.folder / "spent.json").spent
     again = drive(config, "resume", config.name, "--storage", str(config.storage))
     output, _ = again.communicate(timeout=480)
     assert again.returncode == 0, output
@@ -210,6 +212,8 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial_and_no_secret_is_writ
     for secret in secrets_:
         assert secret not in output.encode()
         assert [path for path in written if secret in path.read_bytes()] == []
+    assert 0 < spent["hours"] < result.ledger.spent["hours"]
+    assert 0 < spent["cpu_hours"] < result.ledger.spent["cpu_hours"]
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(small: Small, drive: Drive) -> None:

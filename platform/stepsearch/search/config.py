@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stepsearch.cluster import LanesConfig
 from stepsearch.config import AbsolutePath, Config, merge, parse
@@ -28,6 +28,10 @@ class BudgetConfig(Config):
     first_report: float = Field(
         0.25, gt=0, le=1, description="where the first one is, as a share of the images"
     )
+    hours: float | None = Field(None, gt=0, description="with at least one lane; none: no limit")
+    gpu_hours: float | None = Field(None, gt=0, description="of GPUs that lanes hold")
+    cpu_hours: float | None = Field(None, gt=0, description="of CPUs that lanes hold")
+    money: float | None = Field(None, gt=0, description="what the lanes cost, by `prices`")
 
     def milestones(self) -> tuple[int, ...]:
         """`images_seen` at each evaluation, ascending; the last one is the whole budget."""
@@ -36,6 +40,14 @@ class BudgetConfig(Config):
         step = (1 - self.first_report) / (self.reports - 1)
         shares = [self.first_report + step * i for i in range(self.reports)]
         return tuple(sorted({math.ceil(self.images * share - 1e-6) for share in shares}))
+
+
+class PricesConfig(Config):
+    """What a cluster's owner charges for what lanes hold."""
+
+    gpu_hour: float = Field(0.0, ge=0, description="a GPU, for an hour")
+    cpu_hour: float = Field(0.0, ge=0, description="a CPU, for an hour")
+    currency: str = Field("USD", min_length=1, max_length=10)
 
 
 class TrialSchedulerConfig(Config):
@@ -83,6 +95,7 @@ class SearchConfig(Config):
         None, description="metric: how much worse than the baseline it may be; none: the trainer's"
     )
     budget: BudgetConfig = BudgetConfig()
+    prices: PricesConfig | None = Field(None, description="none: money is not counted")
     lanes: LanesConfig = LanesConfig()
     optuna_sampler: AnyOptunaSampler = TpeConfig()
     trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
@@ -96,6 +109,11 @@ class SearchConfig(Config):
     )
     tracking: TrackingConfig = TrackingConfig()
 
+    @model_validator(mode="after")
+    def _priced(self) -> SearchConfig:
+        _check_prices(self.budget, self.prices)
+        return self
+
     def resolved(self) -> SearchConfig:
         """With the trainer's own objective and guards written out where the file names none."""
         own = Objective(self.trainer.objective())
@@ -103,13 +121,27 @@ class SearchConfig(Config):
         guards = dict(self.trainer.guards()) if self.guards is None else self.guards
         return self.model_copy(update={"objectives": objectives, "guards": guards})
 
-    def extended(self, trials: int) -> SearchConfig:
-        """With so many trials in all. Raises UserError if they are fewer than before."""
-        if trials < self.budget.trials:
-            raise UserError(
-                f"trials must be at least the {self.budget.trials} of {self.name}, got {trials}"
-            )
-        budget = self.budget.model_copy(update={"trials": trials})
+    def extended(
+        self,
+        trials: int | None = None,
+        *,
+        hours: float | None = None,
+        gpu_hours: float | None = None,
+        cpu_hours: float | None = None,
+        money: float | None = None,
+    ) -> SearchConfig:
+        """With so much in all. Raises UserError for less of anything than before."""
+        named = {"trials": trials, "hours": hours, "gpu_hours": gpu_hours}
+        named |= {"cpu_hours": cpu_hours, "money": money}
+        given = {name: value for name, value in named.items() if value is not None}
+        for name, value in given.items():
+            before = getattr(self.budget, name)
+            if before is not None and value < before:
+                raise UserError(
+                    f"{name} must be at least the {before:g} of {self.name}, got {value:g}"
+                )
+        budget = parse(BudgetConfig, self.budget.model_dump() | given, where="budget")
+        _check_prices(budget, self.prices)
         return self.model_copy(update={"budget": budget})
 
     @property
@@ -129,3 +161,11 @@ class SearchConfig(Config):
     def folder(self) -> Path:
         """Everything that this search leaves behind, the MLflow store aside."""
         return self.storage / self.name
+
+
+def _check_prices(budget: BudgetConfig, prices: PricesConfig | None) -> None:
+    if budget.money is not None and not (prices and (prices.gpu_hour or prices.cpu_hour)):
+        raise UserError(
+            "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, "
+            f"got money {budget.money:g}"
+        )

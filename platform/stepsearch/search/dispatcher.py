@@ -34,7 +34,7 @@ class Dispatcher:
 
     def __init__(self, retries: int, lanes: int, metric: str) -> None:
         """`metric` is what Ray Tune's trial scheduler reads."""
-        self._metric, self._lanes_left = metric, lanes
+        self._metric, self._lanes_left, self._keep = metric, lanes, lanes
         self._jobs = Jobs(retries)
         self._without_actor: set[int] = set()
         self._groups: dict[int, str] = {}  # lane: the incarnation that asks for trials
@@ -129,6 +129,16 @@ class Dispatcher:
         self._jobs.stop_all()
         await self._end()
 
+    async def keep(self, lanes: int) -> None:
+        """Send lanes home as they ask for their next trials, until no more than these are left."""
+        if lanes != self._keep:
+            self._keep = lanes
+            await self._wake()
+
+    async def closed(self) -> bool:
+        """Whether every lane is sent home for good."""
+        return self._closed
+
     async def ready(self) -> None:
         """Return when a lane asks for its first trial, or when none will."""
         await self._until(lambda: self._asked or self._over)
@@ -155,13 +165,9 @@ class Dispatcher:
         """
         await self._welcome(group, node)
         claim = (group, index)
-        await self._until(lambda: claim in self._claims or self._answer_for(group))
-        if group in self._gone:
-            return None
+        await self._until(lambda: claim in self._claims or self._answers(group))
         if claim not in self._claims:
-            if self._is_draining(group[0]) and not self._closed:
-                raise StepsearchError("the node is about to go")
-            self._claims[claim] = None if self._closed else self._jobs.start(group)
+            self._claims[claim] = self._next(group)
             self._claims.pop((group, index - 2), None)  # all workers have heard it
         return self._claims[claim]
 
@@ -220,10 +226,22 @@ class Dispatcher:
         self._asked = True
         await self._wake()
 
-    def _answer_for(self, group: Group) -> bool:
+    def _answers(self, group: Group) -> bool:
         """Whether a group that asks for a trial need not wait any longer."""
-        leaves = group in self._gone or self._closed or self._is_draining(group[0])
-        return leaves or bool(self._jobs.waiting)
+        return bool(self._jobs.waiting) or self._goes_home(group) or self._is_draining(group[0])
+
+    def _goes_home(self, group: Group) -> bool:
+        return self._closed or group in self._gone or len(self._groups) > self._keep
+
+    def _next(self, group: Group) -> bytes | None:
+        lane, _ = group
+        if self._goes_home(group):
+            self._gone.add(group)
+            self._groups.pop(lane, None)
+            return None
+        if self._is_draining(lane):
+            raise StepsearchError("the node is about to go")
+        return self._jobs.start(group)
 
     def _is_draining(self, lane: int) -> bool:
         return not self._draining.isdisjoint(self._nodes[lane])

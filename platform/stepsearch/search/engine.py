@@ -29,7 +29,9 @@ from stepsearch.search.agenda import Agenda
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.dispatcher import Dispatcher
 from stepsearch.search.folder import SearchFolder
+from stepsearch.search.hold import Hold
 from stepsearch.search.lane import Lane
+from stepsearch.search.priorities import lanes_in_want
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.schedulers import replay, trial_scheduler
 from stepsearch.search.searcher import CutOff, StudySearcher
@@ -54,6 +56,7 @@ class Engine:
     def __init__(self, config: SearchConfig, shape: LaneShape, folder: SearchFolder) -> None:
         self._config, self._shape, self._folder = config, shape, folder
         self._searcher: StudySearcher | None = None
+        self._lanes: list[Lane] = []
         self.full: str | None = None
         """Why the search paused itself, if its storage takes no more."""
 
@@ -66,8 +69,17 @@ class Engine:
         config, shape = self._config, self._shape
         self._dispatcher = actor.remote(config.retries, shape.count, config.primary.name)
         self._cut_off, self._draining = threading.Event(), set[str]()
+        held = [hold.seconds for hold in self.holds] or [0.0] * shape.count
         self._lanes = [
-            Lane(i, config.trainer, self._dispatcher, shape, self._folder.lanes)
+            Lane(
+                i,
+                config.trainer,
+                self._dispatcher,
+                shape,
+                self._folder.lanes,
+                config.lanes.priority,
+                held[i],
+            )
             for i in range(shape.count)
         ]
         for lane in self._lanes:
@@ -80,9 +92,10 @@ class Engine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait until the lanes have left; end them where `run` did not come to its end."""
-        if kind is not None:
-            for lane in self._lanes:
+        """Wait until the lanes have left; end them where `run` did not come to its end, and those
+        that still wait for CPUs."""
+        for lane in self._lanes:
+            if kind is not None or not lane.hold.up:
                 lane.cancel()
         deadline = time.monotonic() + (_GOING_HOME_S if kind is None else _CANCELLED_S)
         for lane in self._lanes:
@@ -114,7 +127,13 @@ class Engine:
         """
         config = self._config
         self._searcher = StudySearcher(
-            agenda, recorder, make_trial, self._dispatcher, self._name, self._cut_off
+            agenda,
+            recorder,
+            make_trial,
+            self._dispatcher,
+            self._name,
+            self._open_lanes,
+            self._cut_off,
         )
         scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
         for record in past:
@@ -160,6 +179,24 @@ class Engine:
             return bool(ray.get(self._dispatcher.begun.remote()))
         except RayError:
             return False
+
+    @property
+    def holds(self) -> list[Hold]:
+        """What each lane holds."""
+        return [lane.hold for lane in self._lanes]
+
+    def make_room(self) -> int:
+        """Send lanes home, at the end of their trials, for those of a higher priority that wait;
+        the last one stays. Returns how many wait."""
+        wanted, up = lanes_in_want(self._config.lanes.priority), sum(h.up for h in self.holds)
+        self._dispatcher.keep.remote(max(1, up - wanted) if wanted else self._shape.count)
+        return wanted
+
+    def _open_lanes(self) -> int:
+        """How many trials may run now. Without any lane left they are given out to fail."""
+        if not any(lane.is_alive() for lane in self._lanes):
+            return self._shape.count
+        return sum(hold.up for hold in self.holds)
 
     def watch(self) -> dict[int, int]:
         """`images_seen` of the trials that are on a lane; to be called every second or so.

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,29 +20,44 @@ from ray.exceptions import RayError
 from stepsearch.cluster import LaneShape
 from stepsearch.errors import Diverged, OutOfMemory, storage_is_full
 from stepsearch.search.dispatcher import DIED
+from stepsearch.search.hold import Hold
 from stepsearch.search.job import Group
 from stepsearch.search.lane_trainer import LaneTrainer
+from stepsearch.search.priorities import lane_name, lanes_in_want
 from stepsearch.search.trial import Report, Run, Trainer, Trial
 
 if TYPE_CHECKING:
     from stepsearch.diffusion.workers import Workers
 
+_OTHERS_FIRST_S = 2.0
+
 
 class Lane(threading.Thread):
     """Keeps one trainer running until the dispatcher sends it home.
+
+    Sent home before the search is over, it comes back when no search of a higher priority waits.
 
     Ray Train restarts the worker group when a worker or its node dies; the new group asks the
     dispatcher and goes on with the trial that was lost.
     """
 
     def __init__(
-        self, number: int, trainer: Trainer, dispatcher: Any, shape: LaneShape, folder: Path
+        self,
+        number: int,
+        trainer: Trainer,
+        dispatcher: Any,
+        shape: LaneShape,
+        folder: Path,
+        priority: int = 0,
+        held_s: float = 0.0,
     ) -> None:
+        """`held_s` is how long its predecessor has held what it needs."""
         super().__init__(name=f"lane-{number}", daemon=True)
-        self._number, self._dispatcher = number, dispatcher
+        self.hold = Hold(held_s)
+        self._number, self._priority, self._dispatcher = number, priority, dispatcher
         self._cancelled = False
         self._reason = DIED
-        self._trainer = LaneTrainer(
+        self._new_trainer: Callable[[], LaneTrainer] = lambda: LaneTrainer(
             _work,
             lost=self._lost,
             train_loop_config={
@@ -57,14 +72,19 @@ class Lane(threading.Thread):
                 resources_per_worker=shape.worker_resources,
             ),
             run_config=ray.train.RunConfig(
-                name=f"lane-{number}-{uuid.uuid4().hex[:8]}",
+                name=lane_name(number, priority),
                 storage_path=str(folder),
             ),
+            hold=self.hold,
         )
+        self._trainer = self._new_trainer()
 
     def run(self) -> None:
         try:
             self._trainer.fit()
+            while self._comes_back():
+                self._trainer = self._new_trainer()
+                self._trainer.fit()
         except (asyncio.CancelledError, SystemExit):  # Ray raises the latter when it is shut down
             return
         except Exception as error:
@@ -78,12 +98,22 @@ class Lane(threading.Thread):
         self._reason = reason
         self._trainer.kill_workers()
 
+    def _comes_back(self) -> bool:
+        """False when the search is over; else the lane made room for others: wait for them."""
+        while not self._cancelled and not ray.get(self._dispatcher.closed.remote()):
+            if not lanes_in_want(self._priority):
+                return True
+            self.hold.cancelled.wait(_OTHERS_FIRST_S)
+        return False
+
     def cancel(self) -> None:
         """End the lane's workers at once, whatever they do; `join` waits for it.
 
-        A lane that is still starting its workers notices when they are there, or when Ray is gone.
+        A lane that is still starting its workers notices when they are there, when their CPUs are
+        not free after all, or when Ray is gone.
         """
         self._cancelled = True
+        self.hold.cancelled.set()
         self._trainer.cancel()
 
     def _lost(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from stepsearch.search.board import Board, Entry, View, describe
 from stepsearch.search.history import History, Metrics
 from stepsearch.search.leaderboard import BASELINE, PROPOSAL, guard_excess
+from stepsearch.search.spending import Spending
 from stepsearch.search.trial import Trial
 from stepsearch.study import Proposal, Study
 from stepsearch.tracking import Run, Tracker, trial_name
@@ -32,10 +33,11 @@ class Recorder:
         board: Board,
         view: View,
         guards: Mapping[str, float],
+        spending: Spending,
     ) -> None:
         self._study, self._tracker = study, tracker
         self._history, self._board, self._view = history, board, view
-        self._guards = guards
+        self._guards, self._spending = guards, spending
         self._objectives = study.settings.objectives
         self._primary = self._objectives[0]
         self._runs: dict[int, tuple[Run, Trial]] = {}
@@ -55,6 +57,7 @@ class Recorder:
             config=trial.config.model_dump(mode="json"),
         )
         self._runs[trial.number] = run, trial
+        self._spending.began(trial.number, role)
         seen = self._history.curve(trial.number, self._primary.name)
         self._board.entries[trial.number] = Entry(
             trial.number, label, role, images_seen=max(seen, default=0)
@@ -78,6 +81,7 @@ class Recorder:
         `infeasible` names what no trial with such parameters will ever have enough of: `memory`.
         """
         run, trial = self._runs.pop(number)
+        self._spending.ended(number, outcome)
         self._tracker.end_trial(run, outcome, reason)
         if outcome != "interrupted":
             self._tell(number, outcome, reason, infeasible)

@@ -35,24 +35,33 @@ class StudySearcher(Searcher):
         make_trial: Callable[[Proposal], Trial],
         dispatcher: Any,
         dispatcher_name: str,
+        open_lanes: Callable[[], int],
         cut_off: threading.Event,
     ) -> None:
         super().__init__()
         self._agenda, self._recorder, self._make_trial = agenda, recorder, make_trial
         self._dispatcher, self._dispatcher_name = dispatcher, dispatcher_name
+        self._open_lanes = open_lanes
         self._numbers: dict[str, int] = {}
+        self._running: set[str] = set()
         self.stopping = threading.Event()
         self.cut_off = cut_off
         self.failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The configuration of LaneTrial: where the trial is to be found, not what it is."""
+        """The configuration of LaneTrial: where the trial is to be found, not what it is.
+
+        None while there is no lane for one: a proposal that waits knows less than a later one.
+        """
+        if not self.stopping.is_set() and len(self._running) >= self._open_lanes():
+            return None
         proposal = None if self.stopping.is_set() else self._agenda.next()
         if proposal is None:
             done = self.stopping.is_set() or self._agenda.exhausted
             return Searcher.FINISHED if done else None
         trial = self._make_trial(proposal)
         self._numbers[trial_id] = trial.number
+        self._running.add(trial_id)
         self._recorder.started(proposal, trial)
         sealed = cloudpickle.dumps(trial)
         try:
@@ -84,6 +93,7 @@ class StudySearcher(Searcher):
         if self.cut_off.is_set():
             return
         number, last = self._numbers[trial_id], result or {}
+        self._running.discard(trial_id)
         self._dispatcher.stop.remote(number)
         outcome = last.get("outcome", "pruned")
         if outcome == "interrupted":  # by a pause, whoever asked for it
