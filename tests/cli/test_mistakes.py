@@ -30,7 +30,7 @@ def assert_refused(ending: Ending, line: str) -> None:
 IN_THE_FILE = [
     ("buget.trials=3", "buget is not a known key; did you mean 'budget'? (known keys: budget, "
      "cluster, finalists, guards, lanes, name, objectives, optuna_sampler, prices, retries, seed, "
-     "space, storage, tracking, trainer, trial_scheduler, warm_start)"),
+     "space, storage, tracking, trainer, trial_scheduler, warm_start, watchdog_s)"),
     ("budget.trails=3", "budget.trails is not a known key; did you mean 'trials'? (known keys: "
      "cpu_hours, first_report, gpu_hours, hours, images, money, reports, trials)"),
     ("prices.gpu_hours=2", "prices.gpu_hours is not a known key; did you mean 'gpu_hour'? (known "
@@ -42,8 +42,8 @@ IN_THE_FILE = [
      "count, cpus, gpus, priority, share, workers)"),
     ("lanes.share=2", "lanes.share must be at most 1, got 2"),
     ("trainer.training.batchsize=1", "trainer.training.batchsize is not a known key; did you mean "
-     "'batch_size'? (known keys: batch_size, ema_decay, grad_clip, lr, lr_scheduler, "
-     "prediction_type, warmup_steps, weight_decay)"),
+     "'batch_size'? (known keys: accumulation, batch_size, ema_decay, grad_clip, lr, "
+     "lr_scheduler, prediction_type, warmup_steps, weight_decay)"),
     ("budget.trials=many", "budget.trials must be an integer, got 'many'"),
     ("budget.trials=0", "budget.trials must be at least 1, got 0"),
     ("space=sped", "space.kind must be one of 'speed', 'p2', 'min_snr', got 'sped'"),

@@ -46,6 +46,7 @@ LINES = [
     (SearchConfig, {"finalists": 1}, "finalists must be a mapping, got 1"),
     (SearchConfig, {"warm_start": 1}, "warm_start must be a string, got 1"),
     (SearchConfig, {"retries": -1}, "retries must be at least 0, got -1"),
+    (SearchConfig, {"watchdog_s": 0}, "watchdog_s must be greater than 0, got 0"),
     (SearchConfig, {"tracking": "http://a"}, "tracking must be a mapping, got 'http://a'"),
     (BudgetConfig, {"trials": 0}, "trials must be at least 1, got 0"),
     (BudgetConfig, {"trials": 2.5}, "trials must be an integer, got 2.5"),

@@ -350,25 +350,25 @@ def test_a_lane_goes_home_for_others_at_the_end_of_its_trial_and_the_rest_go_on(
         dispatcher = Dispatcher(retries=1, lanes=2, metric="fd")
         for number in (0, 1, 2):
             await offer(dispatcher, number)
-        assert await dispatcher.next_trial(0, "a", 0) == trial(0)
-        assert await dispatcher.next_trial(1, "b", 0) == trial(1)
+        assert await dispatcher.next_trial(GROUP, 0, HERE) == trial(0)
+        assert await dispatcher.next_trial(OTHER, 0, HERE) == trial(1)
         await dispatcher.keep(1)
-        assert await dispatcher.tick(0, 5) is True, "nothing that runs is stopped for it"
-        await dispatcher.leave(0, "a", 0, "diverged", None)
-        assert [await dispatcher.next_trial(0, "a", 1) for _ in range(2)] == [None, None]
-        await dispatcher.leave(1, "b", 1, "diverged", None)
-        assert await dispatcher.next_trial(1, "b", 1) == trial(2)
-        await dispatcher.leave(1, "b", 2, "diverged", None)
-        waiting = await waits(dispatcher.next_trial(1, "b", 2))
-        assert await dispatcher.over() is False
+        assert await dispatcher.tick(GROUP, 0, 5) is True, "nothing that runs is stopped for it"
+        await dispatcher.leave(GROUP, 0, "diverged", None)
+        assert [await dispatcher.next_trial(GROUP, 1, HERE) for _ in range(2)] == [None, None]
+        await dispatcher.leave(OTHER, 1, "diverged", None)
+        assert await dispatcher.next_trial(OTHER, 1, HERE) == trial(2)
+        await dispatcher.leave(OTHER, 2, "diverged", None)
+        waiting = await waits(dispatcher.next_trial(OTHER, 2, HERE))
+        assert await dispatcher.closed() is False
         await dispatcher.keep(2)
         await offer(dispatcher, 3)
         assert await waiting == trial(3)
-        again = await waits(dispatcher.next_trial(0, "c", 0))
+        again = await waits(dispatcher.next_trial(SECOND, 0, HERE))
         await dispatcher.keep(1)
         assert await again is None, "a lane that has nothing to do goes at once"
         await dispatcher.close()
-        assert await dispatcher.over() is True
+        assert await dispatcher.closed() is True
 
     play(scene())
 

@@ -35,11 +35,11 @@ class Slices:
     Kept in the trial's folder, since the process that runs out of memory is replaced.
     """
 
-    def __init__(self, folder: Path, accumulation: int | str, share: int) -> None:
+    def __init__(self, folder: Path, accumulation: int | None, share: int) -> None:
         """`share` is a worker's part of a batch, in images."""
         self._path, self._share = folder / "slices.txt", share
-        self._may_grow = accumulation == "auto"
-        self.count = 1 if isinstance(accumulation, str) else min(accumulation, share)
+        self._may_grow = accumulation is None
+        self.count = min(accumulation or 1, share)
         if self._may_grow and self._path.exists():
             self.count = int(self._path.read_text())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +47,9 @@ class TrainingConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this norm where it is longer."""
-    accumulation: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Slices in which a worker computes the gradient of its share of a batch; `auto`: 1, doubled
-    each time that the memory does not hold one."""
+    accumulation: int | None = Field(default=None, ge=1)
+    """Slices in which a worker computes the gradient of its share of a batch; none: 1, and twice
+    as many each time that the memory does not hold one."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     prediction_type: PredictionType = "epsilon"
     """The denoiser's target: eps, v or x0."""
