@@ -11,7 +11,7 @@ two functions have the guide's names and shape. What is different, and why:
 - The dashboard's port is chosen and told to all processes: through the dashboard Ray Train gives
   the CPUs of a trial back that was stopped early, and finds it by itself only where no other Ray
   runs.
-- The cluster has a token of its own in the environment, so that none is left in the user's home.
+- The cluster has a token of its own, so that none is left in the user's home.
 
 All else has its default: the health check every 2 s, the loggers, the console output.
 """
@@ -19,7 +19,6 @@ All else has its default: the health check every 2 s, the loggers, the console o
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Mapping
@@ -37,6 +36,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.peers.task import Task
+from stepsearch.door import own_token
 
 
 def train_fn_per_worker(config: dict[str, Any]) -> None:
@@ -105,8 +105,9 @@ def _start_ray(cpus: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    ray.init("local", num_cpus=cpus, resources={"TRAIN_DRIVER_RESOURCE": 1.0}, dashboard_port=port)
+    driver = {"TRAIN_DRIVER_RESOURCE": 1.0}
+    with own_token():
+        ray.init("local", num_cpus=cpus, resources=driver, dashboard_port=port)
 
 
 if __name__ == "__main__":
