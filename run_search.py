@@ -57,10 +57,14 @@ Storage = Annotated[
 ]
 
 
+def _in_all(metavar: str, what: str) -> Any:
+    return typer.Option(metavar=metavar, help=f"{what} in all", show_default=False)
+
+
 @app.callback(invoke_without_command=True)
 def _default(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        run(DEFAULT, [])
+        run(DEFAULT, [], resume=False)
 
 
 @app.command(
@@ -68,32 +72,55 @@ def _default(context: typer.Context) -> None:
         "run my_search.yaml",
         "run my_search.yaml --set name=longer",
         "run --set budget.images=96000 --set space.k='[1, 25]'",
+        "run my_search.yaml --resume",
     )
 )
-def run(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006 (typer reads it)
+def run(
+    file: File = DEFAULT,
+    set_: Sets = [],  # noqa: B006 (typer reads it)
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with it if it has begun already")
+    ] = False,
+) -> None:
     """Launch a search and follow it to its leaderboard.
 
-    Ctrl-C stops it and keeps everything; `resume` goes on.
+    Ctrl-C stops it and keeps everything; `resume` goes on. With --resume the
+    same command does both, for a scheduler that may start it more than once.
     """
-    from stepsearch.search.driver import launch
+    from stepsearch.search import driver
+    from stepsearch.search.again import again, has_begun
 
-    _follow(launch, load(file, set_))
+    config = load(file, set_)
+    if resume and has_begun(config):
+        _follow(driver.resume, again(config, find(config.name, config.storage)))
+    else:
+        _follow(driver.launch, config)
 
 
-@app.command(epilog=_examples("resume my-search", "resume my-search --trials 40"))
+@app.command(
+    epilog=_examples(
+        "resume my-search", "resume my-search --trials 40", "resume my-search --hours 8"
+    )
+)
 def resume(
     name: Name,
-    trials: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="trials in all, if more than before", show_default=False),
-    ] = None,
+    trials: Annotated[int | None, _in_all("N", "trials")] = None,
+    hours: Annotated[float | None, _in_all("HOURS", "hours")] = None,
+    gpu_hours: Annotated[float | None, _in_all("HOURS", "GPU-hours")] = None,
+    cpu_hours: Annotated[float | None, _in_all("HOURS", "CPU-hours")] = None,
+    money: Annotated[float | None, _in_all("AMOUNT", "money")] = None,
     storage: Storage = SEARCHES,
 ) -> None:
-    """Go on with an interrupted search, or add trials to one."""
+    """Go on with an interrupted search, or with a larger budget.
+
+    What is named counts for the whole search, what it has spent included.
+    """
     from stepsearch.search.driver import resume
 
-    config = find(name, storage)
-    _follow(resume, config if trials is None else config.extended(trials))
+    config = find(name, storage).extended(
+        trials, hours=hours, gpu_hours=gpu_hours, cpu_hours=cpu_hours, money=money
+    )
+    _follow(resume, config)
 
 
 @app.command(epilog=_examples("plan my_search.yaml", "plan --set lanes.workers=2"))

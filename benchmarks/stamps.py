@@ -51,9 +51,11 @@ class StampedTrainer(DenoisingConfig):
         stamp("prepared")
         return numbers
 
-    def training_for(self, seed: int, budget: int, workers: Workers = ALONE) -> Training:
+    def training_for(
+        self, seed: int, budget: int, workers: Workers = ALONE, slices: int = 1
+    ) -> Training:
         """The first step comes right after this."""
-        training = super().training_for(seed, budget, workers)
+        training = super().training_for(seed, budget, workers, slices)
         stamp("first step")
         return training
 

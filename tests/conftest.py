@@ -34,8 +34,8 @@ class Postgres:
 
     def __init__(self, programs: Path, folder: Path) -> None:
         self._programs, self._folder = programs, folder
-        password = secrets.token_hex(16)
-        (folder / "password").write_text(password)
+        self.password = secrets.token_hex(16)
+        (folder / "password").write_text(self.password)
         # It refuses to be root.
         self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         if self._user:
@@ -45,10 +45,10 @@ class Postgres:
         self._run(
             "initdb", "-U", "stepsearch", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}"
         )
-        self._address = f"//stepsearch:{password}@127.0.0.1:{self._port}"
+        self._address = f"//stepsearch@127.0.0.1:{self._port}"
 
     def database(self, name: str) -> str:
-        """The URL of a new database."""
+        """The URL of a new database; PGPASSWORD holds its password."""
         import psycopg
 
         with psycopg.connect(f"postgresql:{self._address}/postgres", autocommit=True) as admin:
@@ -80,7 +80,9 @@ def postgres() -> Iterator[Postgres]:
     folder = Path(tempfile.mkdtemp(prefix="stepsearch-pg-"))
     server = Postgres(found[-1] if found else Path(str(which)).parent, folder)
     server.start()
-    yield server
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PGPASSWORD", server.password)
+        yield server
     server.stop()
     shutil.rmtree(folder)
 

@@ -17,6 +17,7 @@ from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
 from stepsearch.diffusion.loss import LossSummary, combine
+from stepsearch.diffusion.memory import Slices
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
@@ -104,7 +105,9 @@ class DenoisingConfig(Config):
         """A feature distance alone crowns samples full of static (docs/metrics.md)."""
         return {"off_manifold": 0.02}
 
-    def training_for(self, seed: int, budget: int, workers: Workers = ALONE) -> Training:
+    def training_for(
+        self, seed: int, budget: int, workers: Workers = ALONE, slices: int = 1
+    ) -> Training:
         """The training that this configuration describes, at its first step."""
         process, data = self.noise.build(), self.dataset.load()
         return Training(
@@ -116,6 +119,7 @@ class DenoisingConfig(Config):
             budget=budget,
             seed=seed,
             workers=workers,
+            slices=slices,
         )
 
     def illustrate(self, folder: Path) -> None:
@@ -172,10 +176,19 @@ class DenoisingConfig(Config):
 def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     """One trial: train to each milestone, judge the EMA denoiser's images, report.
 
-    Goes on from the trial's checkpoint, which is written before every report. Raises Diverged.
+    Goes on from the trial's checkpoint, which is written before every report. Raises Diverged or
+    OutOfMemory.
     """
     config: DenoisingConfig = trial.config
-    training = config.training_for(trial.seed, trial.budget, workers)
+    share = config.training.batch_size // workers.size
+    slices = Slices(trial.folder, config.training.accumulation, share)
+    with slices.fitting(workers):
+        training = config.training_for(trial.seed, trial.budget, workers, slices.count)
+        _run(trial, training, report, workers)
+
+
+def _run(trial: Trial, training: Training, report: Report, workers: Workers) -> None:
+    config: DenoisingConfig = trial.config
     checkpoint = trial.folder / CHECKPOINT
     training.resume(checkpoint)
     # A checkpoint lies behind the batch that holds a milestone: its report may have been lost.
@@ -251,13 +264,20 @@ def _summary(
         "count": total.count.tolist(),
         "loss": [x if np.isfinite(x) else None for x in total.loss.tolist()],
     }
-    with (folder / "loss.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    _append(folder / "loss.jsonl", json.dumps(row) + "\n")
     return {
         "train_loss": total.mean_loss,
         "grad_norm": total.grad_norm,
         "images_per_s": float(total.count.sum()) / total.seconds,
     }
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line; half a line that a killed worker may have left is cut off."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode())
 
 
 @lru_cache(maxsize=2)

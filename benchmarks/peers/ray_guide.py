@@ -11,7 +11,7 @@ two functions have the guide's names and shape. What is different, and why:
 - The dashboard's port is chosen and told to all processes: through the dashboard Ray Train gives
   the CPUs of a trial back that was stopped early, and finds it by itself only where no other Ray
   runs.
-- RAY_AUTH_MODE is disabled, so that no token is left in the user's home.
+- The cluster has a token of its own in the environment, so that none is left in the user's home.
 
 All else has its default: the health check every 2 s, the loggers, the console output.
 """
@@ -19,6 +19,7 @@ All else has its default: the health check every 2 s, the loggers, the console o
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Mapping
@@ -104,7 +105,7 @@ def _start_ray(cpus: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray.init("local", num_cpus=cpus, resources={"TRAIN_DRIVER_RESOURCE": 1.0}, dashboard_port=port)
 
 

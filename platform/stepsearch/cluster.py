@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from stepsearch.config import Config
+from stepsearch.door import check_token, on_loopback, own_folder, own_token, reread_credentials
 from stepsearch.errors import StepsearchError, UserError
 
 # Set before Ray is imported, here and in every process that Ray starts.
@@ -46,7 +47,11 @@ class LanesConfig(Config):
     after another.
     """
 
-    count: int | None = Field(None, ge=1, description="lanes; none: as many as the cluster fits")
+    count: int | None = Field(None, ge=1, description="lanes; none: as many as the share fits")
+    share: float = Field(1.0, gt=0, le=1, description="the part of the cluster for this search")
+    priority: int = Field(
+        0, ge=0, le=9, description="searches of a lower one give lanes back while this one waits"
+    )
     workers: int = Field(1, ge=1, description="Ray Train workers of one lane")
     cpus: float = Field(1.0, gt=0, description="CPUs a worker")
     gpus: float | None = Field(
@@ -73,14 +78,13 @@ class LaneShape:
 def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
     """Start a local Ray cluster (`local`) or join the one at `address`; leave it at the end.
 
-    A process that is connected already stays so: its caller decides when to leave.
-    Raises UserError if there is no cluster at `address`.
+    A local one is this process's alone: it listens on loopback, and answers only to a token that
+    nobody else has. An existing one is joined with the credentials in the environment. A process
+    that is connected already stays so: its caller decides when to leave.
+    Raises UserError if there is no cluster at `address`, or if it asks for another token.
     """
-    local = address == "local"
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if local:  # on loopback; said explicitly, or a stale token of another cluster decides
-        os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
     for name in ("ray", "ray.tune", "ray.train"):  # the view tells what matters
@@ -89,27 +93,60 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
         yield
         return
     try:
-        _check_reachable(address)
-        ray.init(
-            address=address,
-            num_cpus=cpus if local else None,
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"cluster must be `local`, `auto` or the address of a running Ray cluster, "
-            f"got {address!r}: {reason}"
-        ) from None
-    except Exception as error:  # Ray raises a bare one, e.g. when its processes start too slowly
-        raise StepsearchError(f"Ray did not start: {str(error).splitlines()[0]}") from error
-    try:
+        _start(cpus) if address == "local" else _join(address)
         yield
     finally:
         ray.shutdown()
+        reread_credentials()
+
+
+def _start(cpus: int | None) -> None:
+    """Start a cluster. Raises StepsearchError."""
+    import ray
+
+    try:
+        with on_loopback(), own_token():
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(own_folder() / "ray"),
+            )
+    except UserError:
+        raise
+    except Exception as error:  # Ray raises a bare one, e.g. when its processes start too slowly
+        raise StepsearchError(f"Ray did not start: {_first_line(error)}") from error
+
+
+def _join(address: str) -> None:
+    """Join a cluster. Raises UserError."""
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    reread_credentials()
+    try:
+        _check_reachable(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+        if address != "auto":  # Ray finds the token of that by itself
+            check_token(address)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        if isinstance(error, AuthenticationError) or isinstance(
+            error.__cause__, AuthenticationError
+        ):
+            raise UserError(
+                f"cluster {address!r} must be given its token: set RAY_AUTH_MODE=token and "
+                f"RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
+            ) from None
+        raise UserError(
+            f"cluster must be `local`, `auto` or the address of a running Ray cluster, "
+            f"got {address!r}: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -141,8 +178,15 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
+def draining_nodes() -> set[str]:
+    """The ids of the nodes that are about to go: a spot instance's notice, `ray drain-node`."""
+    from ray._private.state import state  # what Ray Train reads as well; nothing public says it
+
+    return set(state.get_draining_nodes())
+
+
 def fit_lanes(lanes: LanesConfig, cluster: dict[str, float]) -> LaneShape:
-    """Resolve how many lanes of which shape fit into `cluster` (Ray's resource totals).
+    """Resolve how many lanes of which shape fit into the share of `cluster` (Ray's totals).
 
     Raises UserError with the numbers when not even one lane fits, or when more lanes are asked for
     than fit: Ray would wait for ever.
@@ -154,18 +198,20 @@ def fit_lanes(lanes: LanesConfig, cluster: dict[str, float]) -> LaneShape:
             f"lanes.gpus may be a fraction below 1 only with lanes.workers 1, "
             f"got gpus {gpus} with workers {lanes.workers}"
         )
-    room = min(
+    whole = min(
         _lanes_that_fit(have_cpus, lanes.cpus, lanes.workers),
         _lanes_that_fit(have_gpus, gpus, lanes.workers) if gpus else math.inf,
     )
+    room = int(lanes.share * whole + 1e-9)
     if (lanes.count or 1) > room:
+        part = "the cluster" if lanes.share == 1 else f"{lanes.share:g} of the cluster"
         raise UserError(
-            f"lanes must fit into the cluster: {lanes.count or 1} x {lanes.workers} workers need "
+            f"lanes must fit into {part}: {lanes.count or 1} x {lanes.workers} workers need "
             f"{(lanes.count or 1) * lanes.workers * lanes.cpus:g} CPUs and "
-            f"{(lanes.count or 1) * lanes.workers * gpus:g} GPUs, it has {have_cpus:g} CPUs and "
-            f"{have_gpus:g} GPUs"
+            f"{(lanes.count or 1) * lanes.workers * gpus:g} GPUs, it has "
+            f"{lanes.share * have_cpus:g} CPUs and {lanes.share * have_gpus:g} GPUs"
         )
-    return LaneShape(lanes.count or int(room), lanes.workers, lanes.cpus, gpus)
+    return LaneShape(lanes.count or room, lanes.workers, lanes.cpus, gpus)
 
 
 def _lanes_that_fit(have: float, a_worker: float, workers: int) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from stepsearch.errors import UserError
 
@@ -43,11 +44,31 @@ _RULES = {
     "union_tag_invalid": "one of {expected_tags}",
 }
 
+_SHOWN = 200
+"""Characters of a value that an error shows."""
+
 
 class Config(BaseModel):
     """A frozen configuration that refuses unknown keys; it lives beside the code it configures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"there is no such user's home, got {str(path)!r}") from None
+
+
+def _without_nul(value: Any) -> Any:
+    if "\0" in str(value):
+        raise ValueError(f"a path has no NUL character, got {value!r}")
+    return value
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_without_nul), AfterValidator(_absolute)]
+"""A path that does not depend on where a process runs; `~` is the user's home."""
 
 
 def parse(model: type[C], data: Any, where: str = "") -> C:
@@ -77,9 +98,14 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     if kind == "union_tag_invalid":
         path, value = f"{path}.kind", context["tag"]
     if kind not in _RULES:
-        return f"{path}: {first['msg']}, got {value!r}"
+        return f"{path}: {first['msg']}, got {_short(value)}"
     numbers = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
-    return f"{path} must be {_RULES[kind].format(**numbers)}, got {value!r}"
+    return f"{path} must be {_RULES[kind].format(**numbers)}, got {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _locate(

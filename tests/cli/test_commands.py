@@ -34,6 +34,18 @@ def test_status_shows_one_search_or_all_of_them(cli: Cli, recorded_search: Recor
     assert "search two" not in one.out
 
 
+def test_status_shows_what_is_spent_and_which_budget_ended_the_search(
+    cli: Cli, recorded_search: Recorded
+) -> None:
+    folder = recorded_search("old")
+    spent = {"hours": 1.94, "gpu_hours": 0.0, "cpu_hours": 3.9, "money": 0.0}
+    ended = "the budget of 2 hours is nearly spent: 1.94 used, a trial takes 0.2"
+    (folder / "spent.json").write_text(json.dumps({"spent": spent, "ended": ended}))
+    said = " ".join(cli("status", "old").out.split())
+    assert f"The search has ended: {ended}." in said
+    assert "Spent: 1 h 56 min · 3.9 CPU-hours" in said
+
+
 def test_show_draws_p_and_w_within_the_terminal(cli: Cli) -> None:
     ending = cli("show", "speed", "--set", "tau=600", "--set", "k=3")
     assert (ending.code, ending.err) == (0, "")

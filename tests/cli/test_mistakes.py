@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import run_search
+from stepsearch.search.folder import SearchFolder
 from tests.cli.conftest import Cli, Ending, Recorded
 
 
@@ -27,13 +29,21 @@ def assert_refused(ending: Ending, line: str) -> None:
 
 IN_THE_FILE = [
     ("buget.trials=3", "buget is not a known key; did you mean 'budget'? (known keys: budget, "
-     "cluster, finalists, guards, lanes, name, objectives, optuna_sampler, retries, seed, space, "
-     "storage, tracking, trainer, trial_scheduler, warm_start)"),
+     "cluster, finalists, guards, lanes, name, objectives, optuna_sampler, prices, retries, seed, "
+     "space, storage, tracking, trainer, trial_scheduler, warm_start, watchdog_s)"),
     ("budget.trails=3", "budget.trails is not a known key; did you mean 'trials'? (known keys: "
-     "first_report, images, reports, trials)"),
+     "cpu_hours, first_report, gpu_hours, hours, images, money, reports, trials)"),
+    ("prices.gpu_hours=2", "prices.gpu_hours is not a known key; did you mean 'gpu_hour'? (known "
+     "keys: cpu_hour, currency, gpu_hour)"),
+    ("budget.hours=8h", "budget.hours must be a number, got '8h'"),
+    ("budget.money=5", "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, "
+     "got money 5"),
+    ("lanes.shares=0.5", "lanes.shares is not a known key; did you mean 'share'? (known keys: "
+     "count, cpus, gpus, priority, share, workers)"),
+    ("lanes.share=2", "lanes.share must be at most 1, got 2"),
     ("trainer.training.batchsize=1", "trainer.training.batchsize is not a known key; did you mean "
-     "'batch_size'? (known keys: batch_size, ema_decay, grad_clip, lr, lr_scheduler, "
-     "prediction_type, warmup_steps, weight_decay)"),
+     "'batch_size'? (known keys: accumulation, batch_size, ema_decay, grad_clip, lr, "
+     "lr_scheduler, prediction_type, warmup_steps, weight_decay)"),
     ("budget.trials=many", "budget.trials must be an integer, got 'many'"),
     ("budget.trials=0", "budget.trials must be at least 1, got 0"),
     ("space=sped", "space.kind must be one of 'speed', 'p2', 'min_snr', got 'sped'"),
@@ -110,6 +120,9 @@ WORDS = [
     (["export", "old"], "export must have a finished trial: old has none yet"),
     (["export", "old", "--trial", "3"], "export must have a finished trial: old has none yet"),
     (["resume", "old", "--trials", "1"], "trials must be at least the 2 of old, got 1"),
+    (["resume", "old", "--money", "9"],
+     "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, got money 9"),
+    (["resume", "old", "--hours", "0"], "budget.hours must be greater than 0, got 0.0"),
     (["run", "small.yaml", "--set", "name=old"],
      "name must be new, got 'old', which exists in {cwd}/searches: "
      "`resume old` goes on with it"),
@@ -192,10 +205,12 @@ def test_an_mlflow_server_that_does_not_answer_is_refused(cli: Cli, tmp_path: Pa
          "it has 2 CPUs and 0 GPUs"),
         ("{gpus: 1}", "lanes must fit into the cluster: 1 x 1 workers need 1 CPUs and 1 GPUs, "
          "it has 2 CPUs and 0 GPUs"),
+        ("{share: 0.4}", "lanes must fit into 0.4 of the cluster: 1 x 1 workers need 1 CPUs and "
+         "0 GPUs, it has 0.8 CPUs and 0 GPUs"),
         ("{workers: 2, gpus: 0.5}", "lanes.gpus may be a fraction below 1 only with "
          "lanes.workers 1, got gpus 0.5 with workers 2"),
     ],
-    ids=["lanes", "workers", "gpus", "a fraction"],
+    ids=["lanes", "workers", "gpus", "share", "a fraction"],
 )  # fmt: skip
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_lanes_that_the_cluster_cannot_hold_are_refused_with_the_numbers(
@@ -203,4 +218,24 @@ def test_lanes_that_the_cluster_cannot_hold_are_refused_with_the_numbers(
 ) -> None:
     before = tree(tmp_path)
     assert_refused(cli(verb, "small.yaml", "--set", f"lanes={lanes}"), line)
+    assert tree(tmp_path) == before
+
+
+def test_a_changed_search_is_not_taken_for_the_one_of_its_name(cli: Cli, tmp_path: Path) -> None:
+    config = run_search.load(Path("small.yaml"), []).resolved()
+    SearchFolder.create(config.folder, config).trial(0).mkdir(parents=True)
+    before = tree(tmp_path)
+    line = "seed must stay 0 in search 'small', got 1: a changed search needs a name of its own"
+    assert_refused(cli("run", "small.yaml", "--resume", "--set", "seed=1"), line)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_budget_that_the_lanes_never_use_up_is_refused(
+    ray_cluster: None, cli: Cli, tmp_path: Path, verb: str
+) -> None:
+    before = tree(tmp_path)
+    ending = cli(verb, "small.yaml", "--set", "budget.gpu_hours=2")
+    line = "budget.gpu_hours must be something that the lanes use: one has 1 CPUs and 0 GPUs"
+    assert_refused(ending, line)
     assert tree(tmp_path) == before

@@ -14,14 +14,18 @@ from stepsearch.errors import UserError
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("slices", [1, 2])
 def test_two_gloo_workers_agree_with_each_other_and_with_one_worker(
+    slices: int,
     build_training: Callable[..., Training],
     start_training: Callable[..., "subprocess.Popen[str]"],
     tmp_path: Path,
 ) -> None:
     meeting = tmp_path / "rendezvous"
     processes = [
-        start_training(steps=10, save=tmp_path / str(rank), rank=rank, rendezvous=meeting)
+        start_training(
+            steps=10, save=tmp_path / str(rank), rank=rank, rendezvous=meeting, slices=slices
+        )
         for rank in range(2)
     ]
     alone = build_training()

@@ -276,6 +276,7 @@ def test_a_loss_that_is_not_finite_in_the_last_step_is_noticed(build_training: B
         ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         ({"grad_clip": 0}, "grad_clip must be greater than 0, got 0"),
+        ({"accumulation": 0}, "accumulation must be at least 1, got 0"),
         ({"ema_decay": 1}, "ema_decay must be less than 1, got 1"),
         ({"ema_decay": -0.5}, "ema_decay must be at least 0, got -0.5"),
         (
@@ -289,3 +290,14 @@ def test_bad_fields_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         parse(TrainingConfig, fields, "training")
     assert str(error.value).startswith(f"training.{message}")
+
+
+@pytest.mark.parametrize("slices", [2, 3, 8])
+def test_slices_of_a_batch_add_up_to_its_gradient(build_training: Build, slices: int) -> None:
+    whole, sliced = build_training(), build_training(slices=slices)
+    expected, losses = whole.run(80), sliced.run(80)
+    np.testing.assert_allclose(losses.loss, expected.loss, rtol=1e-4)
+    np.testing.assert_array_equal(losses.count, expected.count)
+    torch.testing.assert_close(
+        weights(sliced.denoiser), weights(whole.denoiser), rtol=1e-4, atol=1e-5
+    )

@@ -31,6 +31,7 @@ def build(
     timesteps: Strategy | None = None,
     seed: int = 0,
     budget: int = 480,
+    slices: int = 1,
     **changes: Any,
 ) -> Training:
     process = NoiseConfig().build()
@@ -44,6 +45,7 @@ def build(
         budget=budget,
         seed=seed,
         workers=workers,
+        slices=slices,
     )
 
 
@@ -68,11 +70,12 @@ def main() -> None:
     parser.add_argument("--more", type=int, default=0, help="steps after the checkpoint")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--rendezvous", type=Path, help="train on two workers that meet here")
+    parser.add_argument("--slices", type=int, default=1, help="gradient accumulation")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
     workers = join(options.rank, options.rendezvous) if options.rendezvous else Workers()
-    training = build(workers=workers)
+    training = build(workers=workers, slices=options.slices)
     if options.load:
         training.load(options.load)
     values = list(losses(training, options.steps))

@@ -2,12 +2,13 @@
 
 import pytest
 
-from stepsearch.cluster import LanesConfig
+from stepsearch.cluster import LanesConfig, fit_lanes
 from stepsearch.config import Config, parse
 from stepsearch.errors import UserError
 from stepsearch.search.config import (
     BudgetConfig,
     FinalistsConfig,
+    PricesConfig,
     SearchConfig,
     TrialSchedulerConfig,
 )
@@ -31,6 +32,11 @@ LINES = [
     (SearchConfig, {"guards": 3}, "guards must be a mapping, got 3"),
     (SearchConfig, {"guards": {"recall": "x"}}, "guards.recall must be a number, got 'x'"),
     (SearchConfig, {"budget": 3}, "budget must be a mapping, got 3"),
+    (SearchConfig, {"budget": {"money": 10}},
+     "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, got money 10"),
+    (SearchConfig, {"budget": {"money": 10}, "prices": {"currency": "EUR"}},
+     "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, got money 10"),
+    (SearchConfig, {"prices": 2}, "prices must be a mapping, got 2"),
     (SearchConfig, {"lanes": 2}, "lanes must be a mapping, got 2"),
     (SearchConfig, {"optuna_sampler": "tpe"}, "optuna_sampler must be a mapping, got 'tpe'"),
     (SearchConfig, {"optuna_sampler": {"kind": "best"}},
@@ -40,6 +46,7 @@ LINES = [
     (SearchConfig, {"finalists": 1}, "finalists must be a mapping, got 1"),
     (SearchConfig, {"warm_start": 1}, "warm_start must be a string, got 1"),
     (SearchConfig, {"retries": -1}, "retries must be at least 0, got -1"),
+    (SearchConfig, {"watchdog_s": 0}, "watchdog_s must be greater than 0, got 0"),
     (SearchConfig, {"tracking": "http://a"}, "tracking must be a mapping, got 'http://a'"),
     (BudgetConfig, {"trials": 0}, "trials must be at least 1, got 0"),
     (BudgetConfig, {"trials": 2.5}, "trials must be an integer, got 2.5"),
@@ -47,6 +54,18 @@ LINES = [
     (BudgetConfig, {"reports": 0}, "reports must be at least 1, got 0"),
     (BudgetConfig, {"first_report": 0}, "first_report must be greater than 0, got 0"),
     (BudgetConfig, {"first_report": 1.1}, "first_report must be at most 1, got 1.1"),
+    (BudgetConfig, {"hours": 0}, "hours must be greater than 0, got 0"),
+    (BudgetConfig, {"gpu_hours": "8h"}, "gpu_hours must be a number, got '8h'"),
+    (BudgetConfig, {"cpu_hours": -1}, "cpu_hours must be greater than 0, got -1"),
+    (BudgetConfig, {"money": float("inf")}, "money must be a finite number, got inf"),
+    (PricesConfig, {"gpu_hour": -1}, "gpu_hour must be at least 0, got -1"),
+    (PricesConfig, {"cpu_hour": "2 EUR"}, "cpu_hour must be a number, got '2 EUR'"),
+    (PricesConfig, {"currency": ""},
+     "currency must be a string of 1 or more characters, got ''"),
+    (LanesConfig, {"priority": -1}, "priority must be at least 0, got -1"),
+    (LanesConfig, {"priority": 10}, "priority must be at most 9, got 10"),
+    (LanesConfig, {"share": 0}, "share must be greater than 0, got 0"),
+    (LanesConfig, {"share": 1.5}, "share must be at most 1, got 1.5"),
     (LanesConfig, {"count": 0}, "count must be at least 1, got 0"),
     (LanesConfig, {"workers": 0}, "workers must be at least 1, got 0"),
     (LanesConfig, {"cpus": 0}, "cpus must be greater than 0, got 0"),
@@ -103,3 +122,35 @@ def test_milestones_rise_from_the_first_report_to_the_whole_budget(budget, miles
 )
 def test_repeats_are_those_of_the_finalists_and_of_the_baseline(count, seeds, repeats):
     assert FinalistsConfig(count=count, seeds=seeds).repeats == repeats
+
+
+def test_a_budget_can_be_raised_or_set_and_never_lowered():
+    config = parse(SearchConfig, REQUIRED | {"budget": {"trials": 4, "hours": 2}})
+    budget = config.extended(6, hours=2.5, cpu_hours=7).budget
+    assert (budget.trials, budget.hours, budget.cpu_hours) == (6, 2.5, 7)
+    assert config.extended() == config
+    with pytest.raises(UserError, match=r"^trials must be at least the 4 of a, got 3$"):
+        config.extended(3)
+    with pytest.raises(UserError, match=r"^hours must be at least the 2 of a, got 1\.5$"):
+        config.extended(hours=1.5)
+    with pytest.raises(UserError, match=r"^budget\.gpu_hours must be greater than 0, got -1"):
+        config.extended(gpu_hours=-1)
+    with pytest.raises(UserError, match=r"^budget\.money must have a price"):
+        config.extended(money=10)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "count"),
+    [
+        ({}, 8),
+        ({"share": 0.5}, 4),
+        ({"share": 0.3}, 2),  # whole lanes only
+        ({"share": 0.5, "count": 3}, 3),
+        ({"share": 0.5, "cpus": 4}, 2),
+        ({"share": 0.5, "gpus": 0.5}, 8),
+        ({"share": 0.5, "workers": 2}, 2),
+    ],
+)
+def test_a_share_is_a_part_of_the_lanes_that_the_cluster_holds(lanes, count):
+    cluster = {"CPU": 16.0, "GPU": 8.0}
+    assert fit_lanes(LanesConfig(**lanes), cluster).count == count

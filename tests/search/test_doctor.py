@@ -136,7 +136,7 @@ def test_a_node_with_another_stepsearch_is_found_in_a_real_cluster(tmp_path: Pat
     installed = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     out = subprocess.run(
         [sys.executable, script, changed, probe],
-        env=installed | {"RAY_AUTH_MODE": "disabled"},
+        env=installed | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
         capture_output=True,
         text=True,
         check=True,

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch
 from stepsearch.search.history import History
+from stepsearch.search.ledger import Ledger
 from stepsearch.search.result import SearchResult
 from stepsearch.tracking import HeldTrial, held_trials
+from tests.search.conftest import Drive, Small, make_small
 
 pytestmark = [pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
-Small = Callable[..., SearchConfig]
 LONG = {"trials": 2, "images": 4000, "reports": 6}
 
 
@@ -39,99 +40,183 @@ def wait_for_reports(config: SearchConfig, count: int) -> None:
     raise AssertionError(f"no {count} reports in {path}")
 
 
-def kill_one(title: str) -> None:
-    """SIGKILL one process of this run's own Ray cluster, by the beginning of its title."""
+def one_process(title: str) -> psutil.Process:
+    """A process of this run's own Ray cluster, by the beginning of its title."""
     for process in psutil.Process().children(recursive=True):
         if process.name() and process.cmdline()[:1] and process.cmdline()[0].startswith(title):
-            process.kill()
-            return
+            return process
     raise AssertionError(f"no process {title}")
 
 
 def check_nothing_is_lost(result: SearchResult, milestones: tuple[int, ...]) -> None:
-    """Every trial is finished, once, with each milestone once and in order."""
+    """All records say: every trial is finished, once, with each milestone once and in order."""
     assert [record.outcome for record in result.records] == ["finished"] * len(result.records)
     lines = (result.folder.history).read_text().splitlines()
     assert len(lines) == len(set(lines)) == len(result.records) * len(milestones)
     for record in result.records:
         assert tuple(record.intermediate) == milestones
+    config = result.config
+    held = held_trials(
+        config.tracking, config.storage, search_id=result.folder.id, metric=config.primary.name
+    )
+    whole = HeldTrial("FINISHED", "finished", milestones, runs=1)
+    assert held == {record.number: whole for record in result.records}
+
+
+@contextmanager
+def after_reports(config: SearchConfig, count: int, deed: Callable[[], object]) -> Iterator[None]:
+    """Do something to the search that runs in the block once it has so many reports."""
+
+    def wait_and_do() -> None:
+        wait_for_reports(config, count)
+        deed()
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(wait_and_do)
+        yield
+        done.result()
+
+
+def values_of(result: SearchResult) -> list[object]:
+    return [record.values for record in result.records]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> list[object]:
+    """The values of a search that nobody disturbs."""
+    changes = {"budget": LONG, "trial_scheduler": {"kind": "fifo"}}
+    return values_of(launch(make_small(tmp_path_factory.mktemp("undisturbed"), **changes)))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("victim", ["ray::RayTrainWorker", "ray::ResourceTrainable.train"])
-def test_a_trial_survives_the_death_of_its_processes(small: Small, victim: str) -> None:
+@pytest.mark.parametrize(
+    "victim", ["ray::RayTrainWorker", "ray::ResourceTrainable.train", "ray::Dispatcher"]
+)
+def test_a_trial_survives_the_death_of_its_processes(
+    small: Small, victim: str, undisturbed: list[object]
+) -> None:
     config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, retries=2)
 
-    def assassin() -> None:
-        wait_for_reports(config, 2)
-        kill_one(victim)
-
-    thread = threading.Thread(target=assassin)
-    thread.start()
-    result = launch(config)
-    thread.join()
+    with after_reports(config, 2, lambda: one_process(victim).kill()):
+        result = launch(config)
     check_nothing_is_lost(result, config.budget.milestones())
-    undisturbed = launch(
-        small(name="undisturbed", budget=LONG, trial_scheduler={"kind": "fifo"}, retries=2)
+    assert values_of(result) == undisturbed, "a resumed trial ends bit for bit the same"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_hangs_costs_its_trial_one_attempt(small: Small) -> None:
+    config = small(
+        budget=LONG, trial_scheduler={"kind": "fifo"}, retries=0, watchdog_s=15, lanes={"count": 1}
     )
-    for record, other in zip(result.records, undisturbed.records, strict=True):
-        assert record.values == other.values, "a resumed trial ends bit for bit the same"
+    with after_reports(config, 2, lambda: one_process("ray::RayTrainWorker").suspend()):
+        result = launch(config)
+    assert [record.outcome for record in result.records] == ["error", "finished"]
+    assert result.records[0].reason == "no sign of life for 15 s"
 
 
 @pytest.fixture
-def drive(small: Small, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts run_search.py on a small search in a process of its own."""
-    started: list[subprocess.Popen[str]] = []
+def little_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 64 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs: run it as root")
+    yield disk
+    unmount = ["umount", "--lazy", str(disk)]
+    subprocess.run(unmount, check=True)
 
-    def start(config: SearchConfig, *command: str) -> subprocess.Popen[str]:
-        file = tmp_path / "search.yaml"
-        file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
-        words = [sys.executable, str(ROOT / "run_search.py"), *command]
-        words = [str(file) if word == "FILE" else word for word in words]
-        process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
-        )
-        started.append(process)
-        return process
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def test_a_full_disk_pauses_the_search_and_nothing_is_lost(
+    small: Small, drive: Drive, little_disk: Path
+) -> None:
+    config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, storage=little_disk)
+    driver = drive(config, "run", "FILE")
+    wait_for_reports(config, 3)
+    filler = little_disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    output, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 1, output
+    assert "No space left on device" in output or "disk is full" in output
+    assert f"`resume {config.name}` goes on" in output.replace("\n", " ")
+    assert "Traceback" not in output
+    filler.unlink()
+    again = drive(config, "resume", config.name, "--storage", str(config.storage))
+    output, _ = again.communicate(timeout=480)
+    assert again.returncode == 0, output
+    check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
 
 
 def ray_processes_of(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-def test_a_killed_driver_is_resumed_without_losing_a_trial(
-    small: Small, drive: Callable[..., subprocess.Popen[str]]
+SECRETS = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "PGPASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+    "RAY_AUTH_TOKEN",
+    "HF_TOKEN",
+)
+
+
+@pytest.fixture
+def secrets_(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """In the environment of what a test starts."""
+    planted = {name: secrets.token_hex(16) for name in SECRETS}
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    return [value.encode() for value in planted.values()]
+
+
+def sessions() -> set[Path]:
+    """The folders of local Ray clusters: logs and sockets."""
+    return set(Path(f"/tmp/stepsearch-{os.getuid()}/ray").glob("session_2*"))
+
+
+def files(*folders: Path) -> Iterator[Path]:
+    """What two searches at most can write; sockets have no content."""
+    return (path for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_killed_driver_is_resumed_without_losing_a_trial_and_no_secret_is_written(
+    small: Small, drive: Drive, secrets_: list[bytes], tmp_path: Path
 ) -> None:
+    before_sessions = sessions()
     config = small(budget=LONG | {"trials": 4}, trial_scheduler={"kind": "fifo"}, cluster="local")
     driver = drive(config, "run", "FILE")
     wait_for_reports(config, 8)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     before = len((config.folder / "history.jsonl").read_text().splitlines())
+    spent = Ledger.read(config.folder / "spent.json").spent
     again = drive(config, "resume", config.name, "--storage", str(config.storage))
     output, _ = again.communicate(timeout=480)
     assert again.returncode == 0, output
     assert before >= 8
     result = SearchResult.read(config.resolved())
     check_nothing_is_lost(result, config.budget.milestones())
-    held = held_trials(
-        config.tracking, config.storage, search_id=result.folder.id, metric="fd_digits"
+
+    bundle = tmp_path / "a-bundle"
+    exported = drive(
+        config, "export", config.name, "--out", str(bundle), "--storage", str(config.storage)
     )
-    assert set(held.values()) == {
-        HeldTrial("FINISHED", "finished", config.budget.milestones(), runs=1)
-    }
-    assert len(held) == 4
+    output += exported.communicate(timeout=120)[0]
+    assert exported.returncode == 0, output
+    logs = sessions() - before_sessions
+    written = list(files(tmp_path, *logs))
+    names = {path.name for path in written}
+    assert {"mlflow.db", "study.db", "strategy.json", "config.yaml", "raylet.out"} <= names
+    for secret in secrets_:
+        assert secret not in output.encode()
+        assert [path for path in written if secret in path.read_bytes()] == []
+    assert 0 < spent["hours"] < result.ledger.spent["hours"]
+    assert 0 < spent["cpu_hours"] < result.ledger.spent["cpu_hours"]
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
-    small: Small, drive: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(small: Small, drive: Drive) -> None:
     longer = {"trials": 2, "images": 20_000, "reports": 12}
     config = small(budget=longer, trial_scheduler={"kind": "fifo"})
     driver = drive(config, "run", "FILE")
@@ -158,9 +243,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
         assert curve.items() <= history.curve(number, "fd_digits").items()
 
 
-def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(
-    small: Small, drive: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(small: Small, drive: Drive) -> None:
     config = small(budget=LONG, trial_scheduler={"kind": "fifo"})
     driver = drive(config, "run", "FILE")
     wait_for_reports(config, 3)

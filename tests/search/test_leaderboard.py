@@ -71,6 +71,14 @@ def test_where_some_trials_have_repeats_the_winner_is_one_of_them(history: Histo
     assert len(winner.speed_up.ratios) == 2
 
 
+def test_the_baselines_repeats_alone_do_not_make_it_the_winner(history: History) -> None:
+    """A search may end, by its budget or by Ctrl-C, before the finalist's repeats."""
+    found = board(history, BASELINE, record(3), record(4, role="repeat", repeats=0, seed=1))
+    assert found.baseline is not None
+    assert len(found.baseline.values) == 2
+    assert found.winner is found.rows[0] is not found.baseline
+
+
 def test_unfinished_trials_come_last_and_have_no_value(history: History) -> None:
     found = board(history, BASELINE, record(1, "pruned"), record(2, None), record(9, "error"))
     assert found.rows[0].number == 0

@@ -15,7 +15,8 @@ from rich.console import Console
 from stepsearch.cluster import LaneShape
 from stepsearch.errors import UserError
 from stepsearch.search.config import BudgetConfig, SearchConfig, TrialSchedulerConfig
-from stepsearch.search.plan import decisions, estimate, show_plan
+from stepsearch.search.forecast import budgets, estimate
+from stepsearch.search.plan import decisions, show_plan
 from stepsearch.search.schedulers import trial_scheduler
 from stepsearch.search.trial import Cost
 from stepsearch.study import Objective
@@ -79,7 +80,7 @@ def test_a_probe_that_diverges_is_a_users_error(small: Small) -> None:
 
 def test_estimate_counts_steps_evaluations_trials_and_lanes(small: Small) -> None:
     config = small(budget={"trials": 5, "images": 650}, finalists={"count": 1, "seeds": 2})
-    whole = estimate(config, LaneShape(count=2, workers=1, cpus=1, gpus=0), COST)
+    whole = estimate(config, LaneShape(count=2, workers=1, cpus=1, gpus=0), COST, 5)
     trial = 21 * 0.5 + 4 * 2.0  # the last step goes over 650 images
     assert whole.trial_s == trial
     assert whole.work_s == 10 + (5 + 2) * trial
@@ -87,9 +88,28 @@ def test_estimate_counts_steps_evaluations_trials_and_lanes(small: Small) -> Non
     assert whole.disk_bytes == 7000
 
 
+def test_the_plan_says_which_budget_ends_the_search(small: Small) -> None:
+    limits = {"trials": 5, "images": 650, "hours": 50 / 3600, "cpu_hours": 1, "money": 0.02}
+    prices = {"cpu_hour": 1, "currency": "EUR"}
+    config = small(budget=limits, prices=prices, finalists={"count": 1, "seeds": 2})
+    rows = budgets(config, LaneShape(count=2, workers=1, cpus=1, gpus=0), COST)
+    assert rows == [  # a round of two trials takes 18.5 s, preparing 10 s, the repeats a round
+        ["budget.hours", "0.0139 hours", "enough for 2 of 5 trials and the repeats"],
+        ["budget.cpu_hours", "1 CPU-hour", "not reached; all trials take 0.0467"],
+        ["budget.money", "0.02 EUR",
+         "ends the search: not enough for the fixed points and repeats"],
+    ]  # fmt: skip
+    free = small(prices=prices, budget={"images": 650})
+    assert budgets(free, LaneShape(1, 1, cpus=1, gpus=0), COST) == [
+        ["price", "0.0233 EUR", "of all trials, none stopped early"]
+    ]
+    page = printed(small(prices=prices, budget={"hours": 0.0001}, lanes={"count": 1}), width=100)
+    assert "budget.hours   0.0001 hours  ends the search: not enough" in page
+
+
 def test_two_workers_share_the_work_of_a_trial(small: Small) -> None:
-    alone = estimate(small(), LaneShape(1, 1, cpus=1, gpus=0), COST)
-    both = estimate(small(), LaneShape(1, 2, cpus=1, gpus=0), COST)
+    alone = estimate(small(), LaneShape(1, 1, cpus=1, gpus=0), COST, 4)
+    both = estimate(small(), LaneShape(1, 2, cpus=1, gpus=0), COST, 4)
     assert both.work_s == alone.work_s
     assert both.wall_s - 10 == (alone.wall_s - 10) / 2
 

@@ -186,3 +186,35 @@ def test_a_trial_ended_by_another_program_is_an_error_in_our_record(
     optuna.load_study(study_name=study.name, storage=url).tell(0, state=FAIL)
     [record] = study.trials()
     assert (record.outcome, record.reason) == ("error", "ended by another program")
+
+
+@pytest.mark.parametrize(("objectives", "state"), [(ONE, PRUNED), (TWO, FAIL)])
+def test_an_error_that_others_would_meet_as_well_breaks_a_constraint(
+    objectives: tuple[str, ...], state: TrialState, end: Callable[..., Any]
+) -> None:
+    record, trial = end(
+        objectives, "error", None, "out of memory", declared=(), constraints={"memory": 1.0}
+    )
+    assert trial.state is state
+    assert (record.outcome, record.values, record.reason) == ("error", None, "out of memory")
+    assert record.constraints == {"memory": 1.0}
+    assert not record.feasible
+
+
+def errors_of_tpe(study: Study, space: Space, constraints: dict[str, float]) -> int:
+    """How many of 40 trials fail where half of the line is out of bounds, beside the optimum."""
+    for _ in range(40):
+        proposal = study.ask(space)
+        assert proposal is not None
+        x = proposal.params["x"]
+        if x > 0.5:
+            study.tell(proposal.number, "error", reason="memory", constraints=constraints)
+        else:
+            study.tell(proposal.number, "finished", [(x - 0.4) ** 2])
+    return [record.outcome for record in study.trials()].count("error")
+
+
+def test_tpe_learns_where_the_memory_does_not_suffice(make: Make, line: Space) -> None:
+    learnt = errors_of_tpe(make("tpe", "fd"), line, {"memory": 1.0})
+    ignored = errors_of_tpe(make("tpe", "fd", name="other"), line, {})
+    assert learnt < ignored

@@ -40,6 +40,22 @@ def test_a_database_leaves_the_artifacts_in_the_storage(tmp_path: Path) -> None:
         ({"uri": "file:///tmp/mlruns"}, "got 'file:///tmp/mlruns'"),
         ({"uri": "sqlite:///mlflow.db"}, "must hold an absolute path (sqlite:////folder/"),
         ({"uri": "redis://me:secret@host"}, "got 'redis://me:***@host'"),
+        (
+            {"uri": "http://me:secret@host"},
+            "tracking.uri must hold no password, got 'http://***@host': "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        ),
+        (
+            {"uri": "postgresql://me:a/b@c@host/db"},
+            "tracking.uri must hold no password, got 'postgresql://me:***@host/db': "
+            "set PGPASSWORD, or write it to ~/.pgpass",
+        ),
+        (
+            {"uri": "postgresql+psycopg://h/db?user=me&Password=secret"},
+            "/db?user=me&Password=***'",
+        ),
+        ({"uri": "https://a-secret-token@host"}, "got 'https://***@host': set MLFLOW_TRACKING_"),
+        ({"uri": "mysql://me:secret@host/db"}, "'mysql://me:***@host/db': write it to a file"),
         ({"uri": 5000}, "tracking.uri must be a string, got 5000"),
         ({"experiment": ""}, "tracking.experiment must"),
         ({"experiment": 7}, "tracking.experiment must be a string, got 7"),
@@ -51,6 +67,7 @@ def test_a_bad_value_is_refused_in_one_line(data: dict[str, object], message: st
         parse(TrackingConfig, data, "tracking")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_password_is_never_shown() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,3 +64,65 @@ def test_a_trial_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert list(second.heard) == [64, 128, 192], "the report at its checkpoint may have been lost"
     assert second.heard[128] == first.heard[128]
     assert second.heard | first.heard == whole.heard
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import psutil, torch
+from stepsearch.errors import OutOfMemory
+from stepsearch.search.trial import Trial
+from trainers import trainer
+from trainers.denoising import run
+
+torch.set_num_threads(1)
+accumulation, folder = sys.argv[1], Path(sys.argv[2])
+config = trainer(
+    denoiser={"channels": [8, 16]},
+    training={
+        "batch_size": 2048, "warmup_steps": 2,
+        "accumulation": int(accumulation) or None,
+    },
+    sampler={"num_steps": 2},
+    judge={"samples": 32, "classifier": {"budget": 1000}},
+)
+config.prepare(folder)
+trial = Trial(0, config, 0, (4096,), folder, folder)
+
+class Report:
+    def __call__(self, metrics): return True
+    def progress(self, images_seen): return True
+
+config.warm_up()
+limit = psutil.Process().memory_info().vms + 250 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    run(trial, Report())
+except OutOfMemory as error:
+    print(f"{error}; again: {error.again}")
+else:
+    print("finished")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("accumulation", "images"), [(0, [2048, 1024, 512, 256]), (1, [2048])])
+def test_a_batch_that_does_not_fit_is_halved_if_the_file_allows(
+    tmp_path: Path, accumulation: int, images: list[int]
+) -> None:
+    """Each attempt in a process of its own, as on a lane, with 250 MB to spare."""
+    said = []
+    for _ in images:
+        command = [sys.executable, "-c", SHORT_OF_MEMORY, str(accumulation), str(tmp_path)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True)
+        said.append(out.stdout.splitlines()[-1])
+        if said[-1] == "finished":
+            break
+    failures = [line for line in said if line != "finished"]
+    assert failures, "250 MB are too many"
+    for line, number in zip(failures, images, strict=False):
+        pattern = rf"out of memory: [0-9.]+ GiB with {number} images at a time; again: (.*)"
+        match = re.fullmatch(pattern, line)
+        assert match, line
+        assert match[1] == str(accumulation == 0)
+    assert (said[-1] == "finished") == (accumulation == 0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import torch
 from stepsearch.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-_UNREADABLE = (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -59,10 +56,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint must be an existing file, got {str(path)!r}")
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("it is compressed, as no checkpoint is")  # may unpack without end
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} is damaged")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+    except Exception as error:  # of zipfile, pickle and torch, whatever the bytes make them raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {str(path)!r} is unreadable: {reason}") from error
     return state

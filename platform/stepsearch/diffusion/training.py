@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from stepsearch.diffusion.memory import reuse_freed_memory
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.workers import ALONE, Workers
+from stepsearch.errors import UserError
 from stepsearch.strategies.base import PredictionType, Strategy
 
 __all__ = ["LossSummary", "Training", "TrainingConfig", "Workers"]
@@ -45,6 +47,9 @@ class TrainingConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this norm where it is longer."""
+    accumulation: int | None = Field(default=None, ge=1)
+    """Slices in which a worker computes the gradient of its share of a batch; none: 1, and twice
+    as many each time that the memory does not hold one."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     prediction_type: PredictionType = "epsilon"
     """The denoiser's target: eps, v or x0."""
@@ -70,8 +75,10 @@ class Training:
         budget: int,
         seed: int,
         workers: Workers = ALONE,
+        slices: int = 1,
     ) -> None:
-        """`images` is float32 [N, C, H, W] in [-1, 1]; `budget`, in images, ends the lr_scheduler.
+        """`images` is float32 [N, C, H, W] in [-1, 1]; `budget`, in images, ends the lr_scheduler;
+        `slices` is the gradient accumulation. It changes the gradient by rounding only.
 
         Raises UserError if the workers cannot share a batch evenly.
         """
@@ -82,7 +89,7 @@ class Training:
         self.workers, self.budget, self.images_seen = workers, budget, 0
         self.denoiser = denoiser.to(workers.device).train()
         self._images = images.to(workers.device)
-        self._share = workers.share(config.batch_size)
+        self._share, self.slices = workers.share(config.batch_size), slices
         self._order = DataOrder(len(images), seed, workers.device)
         self._generator = generator("training", seed, device=workers.device)
         self._average = MovingAverage(self.denoiser, config.ema_decay)
@@ -128,16 +135,34 @@ class Training:
 
     def _step(self, meter: LossMeter) -> None:
         x0, t, noise = self._draw()
+        slices = list(zip(*(v.chunk(self.slices) for v in (x0, t, noise)), strict=True))
+        losses = [self._backward(*part, of=len(t)) for part in slices[:-1]]
+        losses.append(self._backward(*slices[-1], of=len(t), last=True))
+        grad_norm = self._update()
+        mse = torch.cat([mse for mse, _ in losses])
+        self.strategy.observe(t, mse)
+        meter.add(t, mse, torch.stack([loss for _, loss in losses]).sum(), grad_norm)
+        self.images_seen += self.config.batch_size
+
+    def _backward(
+        self, x0: Tensor, t: Tensor, noise: Tensor, *, of: int, last: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Add a slice's part of the gradient; its errors [n] and its part of the loss.
+
+        Workers exchange gradients once, with their last slice.
+        """
         x_t = self.process.add_noise(x0, noise, t)
         target = self.process.target(x0, noise, t, self.config.prediction_type)
-        output = self._network(x_t, t).sample
-        mse = F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
-        loss = (self.strategy.weights(t) * mse).mean()
-        torch.autograd.backward(loss)
-        grad_norm = self._update()
-        self.strategy.observe(t, mse.detach())
-        meter.add(t, mse.detach(), loss.detach(), grad_norm)
-        self.images_seen += self.config.batch_size
+        with nullcontext() if last else self._alone():
+            output = self._network(x_t, t).sample
+            mse = F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
+            loss = (self.strategy.weights(t) * mse).mean() * (len(t) / of)
+            torch.autograd.backward(loss)
+        return mse.detach(), loss.detach()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        network = self._network
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """This worker's slice of the global batch: images, timesteps and noise."""
@@ -192,4 +217,9 @@ class Training:
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; every worker loads it."""
-        self.load_state_dict(read_checkpoint(path))
+        state = read_checkpoint(path)
+        try:
+            self.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} must be a checkpoint of this training: {reason}") from None

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.leaderboard import BASELINE, PAPER, REPEAT, Leaderboard, Row
+from stepsearch.search.leaderboard import BASELINE, PAPER, PROPOSAL, REPEAT, Leaderboard, Row
 from stepsearch.study import Proposal, StoredStudy, Study, TrialRecord
+
+
+class Purse(Protocol):
+    """Knows whether there is enough left; `spending.Spending` does."""
+
+    def lacks(self, role: str | None, early: int, late: int) -> str | None:
+        """Why a trial of this role and so many repeats do not fit; None: they do."""
 
 
 class Agenda:
@@ -16,21 +23,31 @@ class Agenda:
     First the trials that an interruption left unfinished, then the fixed points (the uniform
     baseline and the papers' settings), then Optuna's proposals, and when all of these are done the
     finalists and the baseline again, on further seeds; the baseline's repeats fill lanes that
-    would wait for the last of the others. It reads the study once and counts from then on, so that
+    would wait for the last of the others. Where there is a `purse`, a proposal must leave enough
+    for all repeats, and the repeats of a seed are begun only if there is enough for all of that
+    seed. It reads the study once and counts from then on, so that
     the ten-thousandth trial is found as fast as the first.
     """
 
     def __init__(
-        self, config: SearchConfig, study: Study, standings: Callable[[], Leaderboard]
+        self,
+        config: SearchConfig,
+        study: Study,
+        standings: Callable[[], Leaderboard],
+        purse: Purse | None = None,
     ) -> None:
         self._config, self._study, self._standings = config, study, standings
+        self._purse, self._granted = purse, 0
         self._facts = config.trainer.facts()
         self._unfinished = study.unfinished()
         asked = _asked(study.trials(), self._unfinished)
         self._repeats = {_repeated(r): r.number for r in asked if r.attrs.get("role") == REPEAT}
         self._originals = len(asked) - len(self._repeats)
         self._finalists: list[Row] | None = None
+        self._fixed = len(config.space.fixed(self._facts))
         self.exhausted = False
+        self.ended: str | None = None
+        """Which budget has ended the search before all its trials were tried."""
 
     @property
     def total(self) -> int:
@@ -64,15 +81,46 @@ class Agenda:
         """The next trial; None when there is none now, for ever if `exhausted`."""
         if self._unfinished:
             return self._unfinished.pop(0)
-        if self._originals < self._config.budget.trials:
-            proposal = self._study.ask(self._suggest)
+        lacking = None
+        if self._originals < self._config.budget.trials and self._finalists is None:
+            lacking = self._lacks_for_original()
+            proposal = None if lacking else self._study.ask(self._suggest)
             if proposal is not None:
                 self._originals += 1
                 return proposal
         undecided = not set(self._study.running()) <= set(self._repeats.values())
-        missing = self._missing_repeat(self._certain() if undecided else self._chosen())
+        finalists = self._certain() if undecided else self._chosen()
+        missing = self._missing_repeat(finalists)
+        if missing and (short := self._lacks_for_seed(missing[1], finalists, undecided)):
+            lacking, missing = lacking or short, None
+        if not undecided:
+            self.ended = self.ended or lacking
         self.exhausted = missing is None and not undecided
         return self._repeat(*missing) if missing else None
+
+    def _lacks_for_original(self) -> str | None:
+        """A fixed point has to fit alone, a proposal with all the repeats that are to come."""
+        if self._purse is None:
+            return None
+        if self._originals < self._fixed:
+            return self._purse.lacks(PAPER, 0, 0)
+        seeds = self._config.finalists.seeds - 1 if self._config.finalists.count else 0
+        begun = {seed for _, seed in self._repeats}
+        return self._purse.lacks(
+            PROPOSAL, max(0, seeds - len(begun)), self._config.finalists.count * seeds
+        )
+
+    def _lacks_for_seed(self, seed: int, finalists: list[Row], undecided: bool) -> str | None:
+        """A seed that only some finalists have compares nothing."""
+        if self._purse is None or seed <= self._granted:
+            return None
+        missing = sum(
+            (row.number, s) not in self._repeats for s in range(1, seed + 1) for row in finalists
+        )
+        unknown = self._config.finalists.count * seed if undecided else 0
+        lacking = self._purse.lacks(None, missing, unknown)
+        self._granted = self._granted if lacking else seed
+        return lacking
 
     def _suggest(self, trial: Any) -> dict[str, Any]:
         overrides: dict[str, Any] = self._config.space.suggest(trial, self._facts)

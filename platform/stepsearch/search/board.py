@@ -35,6 +35,9 @@ class Board:
     entries: dict[int, Entry] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     share_before: float = 0.0
+    spent: str = ""
+    spent_share: float = 0.0
+    """Of the budget that is the nearest to its end, trials aside."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -54,11 +57,14 @@ class Board:
 
     @property
     def share_done(self) -> float:
-        """Images seen over images that are to be seen; an ended trial counts as whole."""
+        """Images seen over images that are to be seen; an ended trial counts as whole.
+
+        Where more of another budget is spent, that share: what ends first ends the search.
+        """
         done = sum(
             e.images_seen if e.state == "running" else self.budget for e in self.entries.values()
         )
-        return min(1.0, done / (self.total * self.budget))
+        return min(1.0, max(done / (self.total * self.budget), self.spent_share))
 
     @property
     def seconds_left(self) -> float | None:

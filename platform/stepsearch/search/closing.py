@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from stepsearch.search.amounts import in_words
 from stepsearch.search.leaderboard import Row
 from stepsearch.search.result import SearchResult
 from stepsearch.search.speed_up import SpeedUp
@@ -83,8 +84,13 @@ def _short(speed_up: SpeedUp, wide: bool) -> str:
     return f"{speed_up.median:.2f}x{span}"
 
 
-def _verdict(result: SearchResult) -> RenderableType:
-    """One honest sentence."""
+def _verdict(result: SearchResult) -> Text:
+    """One honest sentence, after the reason why there are fewer trials than there might be."""
+    ended = f"The search has ended: {result.ledger.ended}.\n" if result.ledger.ended else ""
+    return Text(ended).append_text(_comparison(result))
+
+
+def _comparison(result: SearchResult) -> Text:
     board, metric = result.leaderboard, result.config.primary.name
     winner, baseline = board.winner, board.baseline
     if result.interrupted:
@@ -105,7 +111,11 @@ def _verdict(result: SearchResult) -> RenderableType:
 
 
 def _places(result: SearchResult) -> RenderableType:
-    text = Text(f"Everything is in {result.folder.path}")
+    text = Text()
+    if any(result.ledger.spent.values()):
+        config, spent = result.config, result.ledger.spent
+        text.append(f"Spent: {in_words(spent, config.budget, config.prices)}\n")
+    text.append(f"Everything is in {result.folder.path}")
     if result.waiting:
         wait = f"{result.waiting} records wait for MLflow"
         text.append(f"\n{wait}; `resume {result.config.name}` sends them", style="yellow")

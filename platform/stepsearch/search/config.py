@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from stepsearch.cluster import LanesConfig
-from stepsearch.config import Config, merge, parse
+from stepsearch.config import AbsolutePath, Config, merge, parse
 from stepsearch.errors import UserError
 from stepsearch.study import AnyOptunaSampler, Objective, TpeConfig
 from stepsearch.tracking import TrackingConfig
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""Of a search, and so of its folder."""
 
 
 class BudgetConfig(Config):
@@ -25,6 +28,10 @@ class BudgetConfig(Config):
     first_report: float = Field(
         0.25, gt=0, le=1, description="where the first one is, as a share of the images"
     )
+    hours: float | None = Field(None, gt=0, description="with at least one lane; none: no limit")
+    gpu_hours: float | None = Field(None, gt=0, description="of GPUs that lanes hold")
+    cpu_hours: float | None = Field(None, gt=0, description="of CPUs that lanes hold")
+    money: float | None = Field(None, gt=0, description="what the lanes cost, by `prices`")
 
     def milestones(self) -> tuple[int, ...]:
         """`images_seen` at each evaluation, ascending; the last one is the whole budget."""
@@ -33,6 +40,14 @@ class BudgetConfig(Config):
         step = (1 - self.first_report) / (self.reports - 1)
         shares = [self.first_report + step * i for i in range(self.reports)]
         return tuple(sorted({math.ceil(self.images * share - 1e-6) for share in shares}))
+
+
+class PricesConfig(Config):
+    """What a cluster's owner charges for what lanes hold."""
+
+    gpu_hour: float = Field(0.0, ge=0, description="a GPU, for an hour")
+    cpu_hour: float = Field(0.0, ge=0, description="a CPU, for an hour")
+    currency: str = Field("USD", min_length=1, max_length=10)
 
 
 class TrialSchedulerConfig(Config):
@@ -65,10 +80,10 @@ class FinalistsConfig(Config):
 class SearchConfig(Config):
     """One search. `space` and `trainer` are configurations of their own, passed in as objects."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: Name
     space: Any
     trainer: Any
-    storage: Path = Field(
+    storage: AbsolutePath = Field(
         Path("searches"), description="folder that holds all searches", validate_default=True
     )
     cluster: str = Field("local", min_length=1, description="`local`, `auto` or a Ray address")
@@ -80,20 +95,24 @@ class SearchConfig(Config):
         None, description="metric: how much worse than the baseline it may be; none: the trainer's"
     )
     budget: BudgetConfig = BudgetConfig()
+    prices: PricesConfig | None = Field(None, description="none: money is not counted")
     lanes: LanesConfig = LanesConfig()
     optuna_sampler: AnyOptunaSampler = TpeConfig()
     trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
     finalists: FinalistsConfig = FinalistsConfig()
-    warm_start: str | None = Field(
-        None, min_length=1, description="an earlier search in the storage that Optuna learns from"
+    warm_start: Name | None = Field(
+        None, description="an earlier search in the storage that Optuna learns from"
     )
     retries: int = Field(1, ge=0, description="how often a failed trial is started again")
+    watchdog_s: float = Field(
+        1800, gt=0, description="a trial without a sign of life for so many seconds has failed"
+    )
     tracking: TrackingConfig = TrackingConfig()
 
-    @field_validator("storage")
-    @classmethod
-    def _absolute(cls, storage: Path) -> Path:
-        return storage.expanduser().absolute()
+    @model_validator(mode="after")
+    def _priced(self) -> SearchConfig:
+        _check_prices(self.budget, self.prices)
+        return self
 
     def resolved(self) -> SearchConfig:
         """With the trainer's own objective and guards written out where the file names none."""
@@ -102,18 +121,34 @@ class SearchConfig(Config):
         guards = dict(self.trainer.guards()) if self.guards is None else self.guards
         return self.model_copy(update={"objectives": objectives, "guards": guards})
 
-    def extended(self, trials: int) -> SearchConfig:
-        """With so many trials in all. Raises UserError if they are fewer than before."""
-        if trials < self.budget.trials:
-            raise UserError(
-                f"trials must be at least the {self.budget.trials} of {self.name}, got {trials}"
-            )
-        budget = self.budget.model_copy(update={"trials": trials})
+    def extended(
+        self,
+        trials: int | None = None,
+        *,
+        hours: float | None = None,
+        gpu_hours: float | None = None,
+        cpu_hours: float | None = None,
+        money: float | None = None,
+    ) -> SearchConfig:
+        """With so much in all. Raises UserError for less of anything than before."""
+        named = {"trials": trials, "hours": hours, "gpu_hours": gpu_hours}
+        named |= {"cpu_hours": cpu_hours, "money": money}
+        given = {name: value for name, value in named.items() if value is not None}
+        for name, value in given.items():
+            before = getattr(self.budget, name)
+            if before is not None and value < before:
+                raise UserError(
+                    f"{name} must be at least the {before:g} of {self.name}, got {value:g}"
+                )
+        budget = parse(BudgetConfig, self.budget.model_dump() | given, where="budget")
+        _check_prices(budget, self.prices)
         return self.model_copy(update={"budget": budget})
 
     @property
     def primary(self) -> Objective:
         """What early stopping and the leaderboard go by, once resolved."""
+        if not self.objectives:
+            raise UserError(f"objectives of {self.name} must hold one, got none")
         return self.objectives[0]
 
     def trainer_for(self, proposed: Mapping[str, Any]) -> Any:
@@ -126,3 +161,11 @@ class SearchConfig(Config):
     def folder(self) -> Path:
         """Everything that this search leaves behind, the MLflow store aside."""
         return self.storage / self.name
+
+
+def _check_prices(budget: BudgetConfig, prices: PricesConfig | None) -> None:
+    if budget.money is not None and not (prices and (prices.gpu_hour or prices.cpu_hour)):
+        raise UserError(
+            "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, "
+            f"got money {budget.money:g}"
+        )

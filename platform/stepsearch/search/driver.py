@@ -13,16 +13,21 @@ from dataclasses import replace
 from types import FrameType
 
 from stepsearch import cluster, tracking
+from stepsearch.errors import StepsearchError
 from stepsearch.search.agenda import Agenda
+from stepsearch.search.amounts import check_budget, limits
 from stepsearch.search.board import Board, Entry, Silent, View, describe
 from stepsearch.search.config import SearchConfig
+from stepsearch.search.files import replace as write_anew
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import PROPOSAL, Leaderboard, leaderboard
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.result import SearchResult
+from stepsearch.search.spending import Spending
 from stepsearch.search.summary import log_summary
 from stepsearch.search.trial import Trial
+from stepsearch.search.watch import watching
 from stepsearch.study import Proposal, StoredStudy, Study
 from stepsearch.tracking import Tracker
 
@@ -66,16 +71,17 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
     """Go on with an interrupted search, from the last checkpoint of each unfinished trial.
 
     A search that has nothing left to do is only read, and what waits for MLflow is delivered.
-    `config` may have more trials than before.
+    `config` may have a larger budget than before.
     """
     config.trainer.check(config.lanes.workers)
     folder = SearchFolder.find(config.storage, config.name)
     with ExitStack() as opened:
         opened.enter_context(folder.locked())
-        folder.extend(config.budget.trials)
+        extended = folder.extend(config.budget.trials, limits(config.budget))
         study = Study.open(folder.study, config.name)
         found = SearchResult.read(config)
-        if Agenda(config, study, lambda: found.leaderboard).complete:
+        over = found.ledger.ended is not None and not extended
+        if over or Agenda(config, study, lambda: found.leaderboard).complete:
             study.close()
             return _deliver(found) if found.waiting else found
         connection = opened.enter_context(cluster.connecting(config.cluster))
@@ -104,11 +110,17 @@ class _Driver:
         connection.result()
         from stepsearch.search.engine import Engine  # imports Ray, whose settings are made now
 
-        self._shape = cluster.fit_lanes(config.lanes, cluster.resources())
-        self._engine = opened.enter_context(Engine(config, self._shape, folder))
+        shape = cluster.fit_lanes(config.lanes, cluster.resources())
+        check_budget(config.budget, config.prices, shape)
+        self._shape, self._engine = shape, Engine(config, shape, folder)
+        self._spending = Spending(
+            folder.spent, config.budget, config.prices, shape, lambda: self._engine.holds
+        )
+        opened.callback(self._spending.write)  # when the lanes have left
+        opened.enter_context(self._engine)
         self._tracker = opened.enter_context(_tracker(config, folder, resumed=resumed))
         self._history = History(folder.history)
-        self.agenda = Agenda(config, study, self._standings)
+        self.agenda = Agenda(config, study, self._standings, self._spending)
 
     def run(self) -> SearchResult:
         """From the first trial to the last record."""
@@ -118,20 +130,47 @@ class _Driver:
         try:
             self._start_search()
             recorder = Recorder(
-                self._study, self._tracker, self._history, board, self._view, config.guards or {}
+                self._study,
+                self._tracker,
+                self._history,
+                board,
+                self._view,
+                config.guards or {},
+                self._spending,
             )
             with (
                 _stop_on_signal(engine.pause, self._view),
-                _watch(engine.progress, board),
+                watching(engine, self._spending, board, self._view),
                 _meanwhile(self._prepare, engine.pause),
             ):
-                engine.run(self.agenda, recorder, self._trial, self._study.trials())
+                self._run_trials(recorder)
             recorder.close()
+            self._spending.close(None if engine.paused else self.agenda.ended)
         finally:
             self._view.close()
         result = SearchResult.read(config, interrupted=engine.paused)
         log_summary(self._tracker, result, time.monotonic() - self._begun)
+        if engine.full:
+            raise StepsearchError(
+                f"the search paused itself, its storage takes no more ({engine.full}): "
+                f"make room, then `resume {config.name}` goes on"
+            )
         return _closed(self._tracker, result)
+
+    def _run_trials(self, recorder: Recorder) -> None:
+        """To the end, or until a pause. An engine that dies is started anew: the study knows what
+        is left. Raises StepsearchError if it dies again before the next report."""
+        reports = -1
+        while not self._engine.run(self.agenda, recorder, self._trial, self._study.trials()):
+            if reports == len(self._history):
+                raise StepsearchError(
+                    "the engine died twice without a report between: see Ray's logs"
+                    f" (`resume {self._config.name}` goes on)"
+                )
+            reports = len(self._history)
+            self._view.say("a part of the engine died: it is started again")
+            self._engine.restart()
+            self.agenda = Agenda(self._config, self._study, self._standings, self._spending)
 
     def _prepare(self) -> None:
         """Make what all trials share. They need it at their first milestone only, and the lanes
@@ -186,6 +225,7 @@ class _Driver:
                 last,
                 curve.get(last),
             )
+        board.spent_share = self._spending.share
         board.share_before = board.share_done
         return board
 
@@ -208,7 +248,7 @@ class _Driver:
             config=config.model_dump(mode="json"),
         )
         if self._tracker.page is not None:
-            self._folder.page.write_text(self._tracker.page)
+            write_anew(self._folder.page, self._tracker.page)
 
 
 def _deliver(result: SearchResult) -> SearchResult:
@@ -271,24 +311,3 @@ def _meanwhile(work: Callable[[], None], pause: Callable[[], None]) -> Iterator[
         done.add_done_callback(stop_if_failed)
         yield
         done.result()
-
-
-@contextmanager
-def _watch(progress: Callable[[], dict[int, int]], board: Board) -> Iterator[None]:
-    """Keep the board's `images_seen` of the running trials up to date, from the first one on."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.5):
-            for number, images_seen in progress().items():
-                board.message = ""
-                if number in board.entries:
-                    board.entries[number].images_seen = images_seen
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

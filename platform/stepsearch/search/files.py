@@ -13,21 +13,61 @@ import yaml
 from stepsearch.config import Config, merge
 from stepsearch.errors import UserError
 
+MAX_BYTES = 256 * 1024
+"""A search file has one or two thousand bytes."""
+MAX_DEPTH = 20
+_TOO_DEEP = f"must not be nested deeper than {MAX_DEPTH}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what a few lines can swell with: aliases, and nesting without end."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("must be written without aliases (*name)")
+        if self.depth == MAX_DEPTH:
+            raise ValueError(_TOO_DEEP)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that `_Loader` reads."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises UserError for anything else."""
     try:
-        data = yaml.safe_load(path.read_text())
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(
             f"FILE must be a file that can be read, got {str(path)!r}: {error.strerror}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"FILE must be YAML, got {str(path)!r}: {reason}") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"FILE must have at most {MAX_BYTES} bytes, got more in {str(path)!r}")
+    try:
+        data = _load(content.decode())
+    except ValueError as error:
+        raise UserError(f"FILE must be YAML, got {str(path)!r}: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"FILE must hold a mapping, got {type(data).__name__} in {str(path)!r}")
     return data
+
+
+def _load(text: str) -> Any:
+    """Plain data. Raises ValueError with one line."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
+    except Exception as error:  # besides its own, whatever a value like !!int x makes Python raise
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def dump_yaml(config: Config) -> str:
@@ -37,7 +77,7 @@ def dump_yaml(config: Config) -> str:
 
 def to_yaml(data: Mapping[str, Any]) -> str:
     """YAML in the order of the keys."""
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def assignments(sets: Sequence[str]) -> dict[str, Any]:
@@ -45,13 +85,16 @@ def assignments(sets: Sequence[str]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for text in sets:
         path, sign, value = text.partition("=")
-        if not sign or not all(path.split(".")):
+        keys = path.split(".")
+        if not sign or not all(keys):
             raise UserError(f"--set must be KEY=VALUE, got {text!r}")
+        if len(keys) > MAX_DEPTH:
+            raise UserError(f"--set {_TOO_DEEP}, got {len(keys)} keys")
         try:
-            nested: Any = yaml.safe_load(value)
-        except yaml.YAMLError:
+            nested: Any = _load(value)
+        except ValueError:
             raise UserError(f"--set {path} must be YAML, got {value!r}") from None
-        for key in reversed(path.split(".")):
+        for key in reversed(keys):
             nested = {key: nested}
         data = merge(data, nested)
     return data
@@ -71,7 +114,7 @@ def replace(path: Path, text: str) -> None:
     """Write a file anew, all of it or nothing. Raises OSError."""
     scratch = path.parent / f".{path.name}.part"
     try:
-        scratch.write_text(text)
+        scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     finally:
         with suppress(OSError):

@@ -11,6 +11,7 @@ from typing import Any
 
 from stepsearch.config import Config
 from stepsearch.errors import UserError
+from stepsearch.search.amounts import Amounts
 from stepsearch.search.files import dump_yaml, read_yaml, replace, to_yaml
 
 
@@ -21,6 +22,7 @@ class SearchFolder:
     study.db       the Optuna study                  trials/003/     checkpoint, pictures, config
     cache/         what the trainer prepared once    lanes/, tune/   scratch of Ray Train and Tune
     spool.jsonl    records that wait for MLflow      summary/        leaderboard, quality curves
+    spent.json     hours, GPU-hours, money
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +32,7 @@ class SearchFolder:
         self.history = path / "history.jsonl"
         self.spool = path / "spool.jsonl"
         self.summary = path / "summary"
+        self.spent = path / "spent.json"
         self.lanes = path / "lanes"
         self.tune = path / "tune"
         self.page = path / ".mlflow-page"
@@ -44,8 +47,18 @@ class SearchFolder:
         """The name with a few letters that no other search has: searches may share an MLflow."""
         return (self.path / ".id").read_text()
 
+    @property
+    def is_one(self) -> bool:
+        """Whether a search made this folder, and not somebody else."""
+        return (self.path / ".id").exists()
+
+    @property
+    def trials(self) -> Path:
+        """There once the first trial has been proposed."""
+        return self.path / "trials"
+
     def trial(self, number: int) -> Path:
-        return self.path / "trials" / f"{number:03d}"
+        return self.trials / f"{number:03d}"
 
     @classmethod
     def create(cls, path: Path, config: Config) -> SearchFolder:
@@ -61,8 +74,8 @@ class SearchFolder:
         text = dump_yaml(config)
         try:
             path.mkdir(parents=True)
-            (path / ".id").write_text(f"{path.name}-{uuid.uuid4().hex[:8]}")
-            (path / "search.yaml").write_text(text)
+            replace(path / ".id", f"{path.name}-{uuid.uuid4().hex[:8]}")
+            replace(path / "search.yaml", text)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
@@ -83,12 +96,18 @@ class SearchFolder:
         """The resolved configuration, as plain data. Raises UserError if the file is damaged."""
         return read_yaml(self.config)
 
-    def extend(self, trials: int) -> None:
-        """Write down that the search has so many trials now, if they are more: all or nothing."""
+    def extend(self, trials: int, limits: Amounts) -> bool:
+        """Write down what the search may spend now: all or nothing; whether that is new.
+
+        Its trials never become fewer.
+        """
         data = self.read_config()
-        if data["budget"]["trials"] < trials:
-            data["budget"]["trials"] = trials
-            replace(self.config, to_yaml(data))
+        before = data["budget"]
+        now = before | limits | {"trials": max(trials, before["trials"])}
+        if now == before:
+            return False
+        replace(self.config, to_yaml(data | {"budget": now}))
+        return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -7,7 +7,19 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import BaseModel
+
+from stepsearch.errors import UserError
+
 Metrics = dict[str, float]
+
+
+class _Entry(BaseModel):
+    """A line."""
+
+    trial: int
+    images_seen: int
+    metrics: Metrics
 
 
 class History:
@@ -33,6 +45,10 @@ class History:
         self._metrics[number][images_seen] = dict(metrics)
         return True
 
+    def __len__(self) -> int:
+        """Reports in all."""
+        return sum(map(len, self._metrics.values()))
+
     def curve(self, number: int, metric: str) -> dict[int, float]:
         """images_seen -> value, ascending."""
         reports = self._metrics.get(number, {})
@@ -56,6 +72,10 @@ class History:
     def _read(self, path: Path) -> None:
         data = path.read_bytes()
         self._size = data.rfind(b"\n") + 1
-        for line in data[: self._size].splitlines():
-            entry = json.loads(line)
-            self._metrics[entry["trial"]][entry["images_seen"]] = entry["metrics"]
+        for number, line in enumerate(data[: self._size].splitlines(), start=1):
+            try:
+                entry = _Entry.model_validate_json(line)
+            except ValueError:
+                problem = f"{path} must hold one report a line, not so line {number}"
+                raise UserError(problem) from None
+            self._metrics[entry.trial][entry.images_seen] = entry.metrics

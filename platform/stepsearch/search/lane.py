@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,31 +15,51 @@ import ray
 import ray.train
 import ray.train.collective
 from ray import cloudpickle
+from ray.exceptions import RayError
 
 from stepsearch.cluster import LaneShape
-from stepsearch.errors import Diverged
+from stepsearch.errors import Diverged, OutOfMemory, storage_is_full
+from stepsearch.search.dispatcher import DIED
+from stepsearch.search.hold import Hold
+from stepsearch.search.job import Group
 from stepsearch.search.lane_trainer import LaneTrainer
-from stepsearch.search.trial import Run, Trainer, Trial
+from stepsearch.search.priorities import lane_name, lanes_in_want
+from stepsearch.search.trial import Report, Run, Trainer, Trial
 
 if TYPE_CHECKING:
     from stepsearch.diffusion.workers import Workers
 
+_OTHERS_FIRST_S = 2.0
+
 
 class Lane(threading.Thread):
     """Keeps one trainer running until the dispatcher sends it home.
+
+    Sent home before the search is over, it comes back when no search of a higher priority waits.
 
     Ray Train restarts the worker group when a worker or its node dies; the new group asks the
     dispatcher and goes on with the trial that was lost.
     """
 
     def __init__(
-        self, number: int, trainer: Trainer, dispatcher: Any, shape: LaneShape, folder: Path
+        self,
+        number: int,
+        trainer: Trainer,
+        dispatcher: Any,
+        shape: LaneShape,
+        folder: Path,
+        priority: int = 0,
+        held_s: float = 0.0,
     ) -> None:
+        """`held_s` is how long its predecessor has held what it needs."""
         super().__init__(name=f"lane-{number}", daemon=True)
-        self._dispatcher = dispatcher
+        self.hold = Hold(held_s)
+        self._number, self._priority, self._dispatcher = number, priority, dispatcher
         self._cancelled = False
-        self._trainer = LaneTrainer(
+        self._reason = DIED
+        self._new_trainer: Callable[[], LaneTrainer] = lambda: LaneTrainer(
             _work,
+            lost=self._lost,
             train_loop_config={
                 "lane": number,
                 "trainer": cloudpickle.dumps(trainer),  # opened by the lane's workers
@@ -52,15 +72,19 @@ class Lane(threading.Thread):
                 resources_per_worker=shape.worker_resources,
             ),
             run_config=ray.train.RunConfig(
-                name=f"lane-{number}-{uuid.uuid4().hex[:8]}",
+                name=lane_name(number, priority),
                 storage_path=str(folder),
-                failure_config=ray.train.FailureConfig(max_failures=5, controller_failure_limit=3),
             ),
+            hold=self.hold,
         )
+        self._trainer = self._new_trainer()
 
     def run(self) -> None:
         try:
             self._trainer.fit()
+            while self._comes_back():
+                self._trainer = self._new_trainer()
+                self._trainer.fit()
         except (asyncio.CancelledError, SystemExit):  # Ray raises the latter when it is shut down
             return
         except Exception as error:
@@ -69,28 +93,50 @@ class Lane(threading.Thread):
             reason = f"Ray Train gave up a lane: {type(error).__name__}: {error}".splitlines()[0]
             self._dispatcher.lose.remote(reason)
 
+    def restart(self, reason: str) -> None:
+        """End the lane's workers, whatever they do, and start others; why goes to their trial."""
+        self._reason = reason
+        self._trainer.kill_workers()
+
+    def _comes_back(self) -> bool:
+        """False when the search is over; else the lane made room for others: wait for them."""
+        while not self._cancelled and not ray.get(self._dispatcher.closed.remote()):
+            if not lanes_in_want(self._priority):
+                return True
+            self.hold.cancelled.wait(_OTHERS_FIRST_S)
+        return False
+
     def cancel(self) -> None:
         """End the lane's workers at once, whatever they do; `join` waits for it.
 
-        A lane that is still starting its workers notices when they are there, or when Ray is gone.
+        A lane that is still starting its workers notices when they are there, when their CPUs are
+        not free after all, or when Ray is gone.
         """
         self._cancelled = True
+        self.hold.cancelled.set()
         self._trainer.cancel()
+
+    def _lost(self) -> bool:
+        reason, self._reason = self._reason, DIED
+        try:
+            return bool(ray.get(self._dispatcher.drop.remote(self._number, reason)))
+        except RayError:  # the dispatcher is gone too
+            return False
 
 
 class _LaneReport:
     """The `Report` of a trial on a lane."""
 
-    def __init__(self, dispatcher: Any, number: int, rank: int) -> None:
-        self._dispatcher, self._number, self._rank = dispatcher, number, rank
+    def __init__(self, dispatcher: Any, group: Group, number: int, rank: int) -> None:
+        self._dispatcher, self._trial, self._rank = dispatcher, (group, number), rank
 
     def __call__(self, metrics: Mapping[str, float]) -> bool:
         images_seen = int(metrics["images_seen"])
         said = dict(metrics) if self._rank == 0 else None
-        return bool(ray.get(self._dispatcher.report.remote(self._number, said, images_seen)))
+        return bool(ray.get(self._dispatcher.report.remote(*self._trial, said, images_seen)))
 
     def progress(self, images_seen: int) -> bool:
-        return bool(ray.get(self._dispatcher.tick.remote(self._number, images_seen)))
+        return bool(ray.get(self._dispatcher.tick.remote(*self._trial, images_seen)))
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -109,24 +155,30 @@ def _work(config: dict[str, Any]) -> None:
     )
     trainer, index = cloudpickle.loads(config["trainer"]), 0
     trainer.warm_up()
-    dispatcher, lane = config["dispatcher"], config["lane"]
-    while sealed := ray.get(dispatcher.next_trial.remote(lane, incarnation, index)):
+    dispatcher, group = config["dispatcher"], (config["lane"], incarnation)
+    node = ray.get_runtime_context().get_node_id()
+    while sealed := ray.get(dispatcher.next_trial.remote(group, index, node)):
         trial = cloudpickle.loads(sealed)
-        outcome, reason, error = _train(trainer.run, trial, dispatcher, workers)
-        ray.get(dispatcher.leave.remote(lane, incarnation, trial.number, outcome, reason))
+        report = _LaneReport(dispatcher, group, trial.number, workers.rank)
+        outcome, reason, error = _train(trainer.run, trial, report, workers)
+        ray.get(dispatcher.leave.remote(group, trial.number, outcome, reason))
         if error is not None:  # Ray Train builds a new worker group, with fresh processes
             raise error
         index += 1
 
 
 def _train(
-    run: Run, trial: Trial, dispatcher: Any, workers: Workers
+    run: Run, trial: Trial, report: Report, workers: Workers
 ) -> tuple[str | None, str | None, Exception | None]:
     """Run one trial; how it ended, why, and the error if it was an unexpected one."""
     try:
-        run(trial, _LaneReport(dispatcher, trial.number, workers.rank), workers)
+        run(trial, report, workers)
     except Diverged as error:
         return "diverged", str(error), None
+    except OutOfMemory as error:
+        return "again" if error.again else "out_of_memory", str(error), error
     except Exception as error:
+        if full := storage_is_full(error):
+            return "full", f"{full.strerror}: {trial.folder}", None
         return "error", f"{type(error).__name__}: {error}".splitlines()[0], error
     return None, None, None

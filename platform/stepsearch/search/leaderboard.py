@@ -70,11 +70,13 @@ class Leaderboard:
     def winner(self) -> Row | None:
         """The best finished trial within the guards; where some have repeats, one of those.
 
-        It can be the baseline itself. None before any trial has finished.
+        The baseline's repeats alone decide nothing: a search may end before the others'. It can
+        be the baseline itself. None before any trial has finished.
         """
         eligible = [row for row in self.rows if row.values and row.within_guards]
-        seeds = max((len(row.values) for row in eligible), default=0)
-        return next((row for row in eligible if len(row.values) == seeds), None)
+        rivals = [row for row in eligible if row.role != BASELINE] or eligible
+        seeds = max((len(row.values) for row in rivals), default=0)
+        return next((row for row in eligible if len(row.values) >= seeds), None)
 
     def candidates(self) -> list[Row]:
         """Finished trials within the guards, the baseline aside, best first."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -16,42 +15,16 @@ from rich.text import Text
 
 from stepsearch.cluster import LaneShape, connect, fit_lanes, resources
 from stepsearch.errors import Diverged, UserError
+from stepsearch.search.amounts import check_budget
 from stepsearch.search.board import describe
 from stepsearch.search.config import BudgetConfig, SearchConfig, TrialSchedulerConfig
+from stepsearch.search.forecast import budgets, estimate
 from stepsearch.search.machine import free_bytes, local_resources
 from stepsearch.search.trial import Cost
 from stepsearch.search.view import clock
 from stepsearch.study.spaces import run_fixed
 
 _NARROWEST_CHART = 38
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a search takes if no trial is stopped early, by the cost measured on one worker."""
-
-    trial_s: float
-    """Work of one trial, all its workers together."""
-    work_s: float
-    """Of all trials, and of what is prepared for them."""
-    wall_s: float
-    """With all lanes at work; the repeats begin when the other trials have ended."""
-    disk_bytes: int
-
-
-def estimate(config: SearchConfig, shape: LaneShape, cost: Cost) -> Estimate:
-    """Scale the cost of a step and of an evaluation to the search; workers share them evenly."""
-    trials, repeats = config.budget.trials, config.finalists.repeats
-    milestones = config.budget.milestones()
-    steps = math.ceil(milestones[-1] / cost.batch_size)
-    trial_s = steps * cost.step_s + len(milestones) * cost.evaluation_s
-    rounds = math.ceil(trials / shape.count) + math.ceil(repeats / shape.count)
-    return Estimate(
-        trial_s,
-        work_s=cost.prepare_s + (trials + repeats) * trial_s,
-        wall_s=cost.prepare_s + rounds * trial_s / shape.workers,
-        disk_bytes=(trials + repeats) * cost.checkpoint_bytes,
-    )
 
 
 def decisions(budget: BudgetConfig, scheduler: TrialSchedulerConfig) -> list[bool]:
@@ -87,6 +60,7 @@ def show_plan(config: SearchConfig, console: Console) -> None:
     config, here = config.resolved(), local_resources()
     has = here if config.cluster == "local" else _joined(config.cluster)
     shape = fit_lanes(config.lanes, has)
+    check_budget(config.budget, config.prices, shape)
     gpu = shape.gpus > 0 and here.get("GPU", 0) > 0
     console.print(_configuration(config, console.width))
     console.print(_trials(config), _strategies(config, console.width), _rungs(config))
@@ -211,7 +185,8 @@ def _lanes(config: SearchConfig, shape: LaneShape, has: dict[str, float]) -> Ren
 
 
 def _costs(config: SearchConfig, shape: LaneShape, cost: Cost, unit: str) -> RenderableType:
-    whole, milestones = estimate(config, shape, cost), config.budget.milestones()
+    whole = estimate(config, shape, cost, config.budget.trials)
+    milestones = config.budget.milestones()
     steps = math.ceil(milestones[-1] / cost.batch_size)
     rows = [
         ["a step", _duration(cost.step_s), f"{cost.batch_size} images"],
@@ -225,6 +200,7 @@ def _costs(config: SearchConfig, shape: LaneShape, cost: Cost, unit: str) -> Ren
             decimal(whole.disk_bytes),
             f"of checkpoints; {decimal(free_bytes(config.folder))} are free",
         ],
+        *budgets(config, shape, cost),
     ]
     where = "this machine's GPU" if unit == "GPU" else "one thread of this machine"
     return _section(f"estimate, timed on {where}", _grid(rows))

@@ -9,6 +9,7 @@ from typing import Any
 from stepsearch.search.board import Board, Entry, View, describe
 from stepsearch.search.history import History, Metrics
 from stepsearch.search.leaderboard import BASELINE, PROPOSAL, guard_excess
+from stepsearch.search.spending import Spending
 from stepsearch.search.trial import Trial
 from stepsearch.study import Proposal, Study
 from stepsearch.tracking import Run, Tracker, trial_name
@@ -32,10 +33,11 @@ class Recorder:
         board: Board,
         view: View,
         guards: Mapping[str, float],
+        spending: Spending,
     ) -> None:
         self._study, self._tracker = study, tracker
         self._history, self._board, self._view = history, board, view
-        self._guards = guards
+        self._guards, self._spending = guards, spending
         self._objectives = study.settings.objectives
         self._primary = self._objectives[0]
         self._runs: dict[int, tuple[Run, Trial]] = {}
@@ -55,6 +57,7 @@ class Recorder:
             config=trial.config.model_dump(mode="json"),
         )
         self._runs[trial.number] = run, trial
+        self._spending.began(trial.number, role)
         seen = self._history.curve(trial.number, self._primary.name)
         self._board.entries[trial.number] = Entry(
             trial.number, label, role, images_seen=max(seen, default=0)
@@ -70,12 +73,18 @@ class Recorder:
         entry = self._board.entries[number]
         entry.images_seen, entry.value = images_seen, value
 
-    def ended(self, number: int, outcome: Any, reason: str | None) -> None:
-        """A trial is over; an interrupted one only for now."""
+    def ended(
+        self, number: int, outcome: Any, reason: str | None, infeasible: str | None = None
+    ) -> None:
+        """A trial is over; an interrupted one only for now.
+
+        `infeasible` names what no trial with such parameters will ever have enough of: `memory`.
+        """
         run, trial = self._runs.pop(number)
+        self._spending.ended(number, outcome)
         self._tracker.end_trial(run, outcome, reason)
         if outcome != "interrupted":
-            self._tell(number, outcome, reason)
+            self._tell(number, outcome, reason, infeasible)
             self._artist.submit(self._illustrate, run, trial)
         entry = self._board.entries[number]
         entry.state = outcome
@@ -89,10 +98,11 @@ class Recorder:
         """Wait for the last pictures."""
         self._artist.shutdown(wait=True)
 
-    def _tell(self, number: int, outcome: Any, reason: str | None) -> None:
+    def _tell(self, number: int, outcome: Any, reason: str | None, infeasible: str | None) -> None:
         last = self._history.last(number)
         values = [last.get(objective.name) for objective in self._objectives]
-        self._study.tell(number, outcome, values, reason, self._constraints(last))
+        constraints = {infeasible: 1.0} if infeasible else self._constraints(last)
+        self._study.tell(number, outcome, values, reason, constraints)
 
     def _constraints(self, metrics: Metrics) -> dict[str, float]:
         """The guards as Optuna's constraints; a guard without a baseline yet does not bind."""

@@ -13,6 +13,7 @@ from stepsearch.search.files import dump_yaml
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
+from stepsearch.search.ledger import Ledger
 from stepsearch.search.speed_up import SpeedUp
 from stepsearch.study import StoredStudy, TrialRecord
 from stepsearch.tracking import count_waiting
@@ -27,6 +28,8 @@ class SearchResult:
     folder: SearchFolder
     records: tuple[TrialRecord, ...]
     history: History
+    ledger: Ledger
+    """What it has spent."""
     interrupted: bool = False
     waiting: int = 0
     """Records that MLflow has not taken yet; the next resume delivers them."""
@@ -39,8 +42,10 @@ class SearchResult:
         folder = SearchFolder.find(config.storage, config.name)
         with StoredStudy.open(folder.study, config.name) as study:
             records = tuple(study.trials())
-        history, waiting = History(folder.history), count_waiting(folder.spool)
-        return cls(config, folder, records, history, interrupted, waiting)
+        history, ledger = History(folder.history), Ledger.read(folder.spent)
+        _check_agreement(records, history, config.primary.name)
+        waiting = count_waiting(folder.spool)
+        return cls(config, folder, records, history, ledger, interrupted, waiting)
 
     @cached_property
     def leaderboard(self) -> Leaderboard:
@@ -101,3 +106,12 @@ class SearchResult:
             known = ", ".join(map(str, sorted(finished)))
             raise UserError(f"trial must be one that has finished ({known}), got {number}")
         return finished[number]
+
+
+def _check_agreement(records: tuple[TrialRecord, ...], history: History, metric: str) -> None:
+    """The history is written before the study is told. Raises UserError if a report is missing."""
+    for record in records:
+        if record.outcome == "finished" and metric not in history.last(record.number):
+            raise UserError(
+                f"history.jsonl must hold {metric} of trial {record.number}, which has finished"
+            )

@@ -10,6 +10,8 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
+from ray.exceptions import RayError
+from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from stepsearch.search.agenda import Agenda
@@ -22,7 +24,8 @@ from stepsearch.study import Proposal
 class StudySearcher(Searcher):
     """Passes the agenda's trials to Tune, and what becomes of them to the recorder.
 
-    It keeps no state of its own that a resumed search would need: the study has it.
+    It keeps no state of its own that a resumed search would need: the study has it. Once it is
+    `cut_off`, since the engine is broken, nothing that Tune says is recorded any more.
     """
 
     def __init__(
@@ -32,25 +35,40 @@ class StudySearcher(Searcher):
         make_trial: Callable[[Proposal], Trial],
         dispatcher: Any,
         dispatcher_name: str,
+        open_lanes: Callable[[], int],
+        cut_off: threading.Event,
     ) -> None:
         super().__init__()
         self._agenda, self._recorder, self._make_trial = agenda, recorder, make_trial
         self._dispatcher, self._dispatcher_name = dispatcher, dispatcher_name
+        self._open_lanes = open_lanes
         self._numbers: dict[str, int] = {}
+        self._running: set[str] = set()
         self.stopping = threading.Event()
+        self.cut_off = cut_off
         self.failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The configuration of LaneTrial: where the trial is to be found, not what it is."""
+        """The configuration of LaneTrial: where the trial is to be found, not what it is.
+
+        None while there is no lane for one: a proposal that waits knows less than a later one.
+        """
+        if not self.stopping.is_set() and len(self._running) >= self._open_lanes():
+            return None
         proposal = None if self.stopping.is_set() else self._agenda.next()
         if proposal is None:
             done = self.stopping.is_set() or self._agenda.exhausted
             return Searcher.FINISHED if done else None
         trial = self._make_trial(proposal)
         self._numbers[trial_id] = trial.number
+        self._running.add(trial_id)
         self._recorder.started(proposal, trial)
         sealed = cloudpickle.dumps(trial)
-        ray.get(self._dispatcher.offer.remote(trial.number, trial.budget, sealed))
+        try:
+            ray.get(self._dispatcher.offer.remote(trial.number, trial.budget, sealed))
+        except RayError:
+            self.cut_off.set()
+            return None
         protected = proposal.attrs.get("role") in PROTECTED
         return {
             "dispatcher": self._dispatcher_name,
@@ -59,22 +77,30 @@ class StudySearcher(Searcher):
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        with self._recording():
-            self._report(self._numbers[trial_id], result)
+        if not self.cut_off.is_set():
+            with self._recording():
+                self._report(self._numbers[trial_id], result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The result carries an outcome, unless the trial scheduler stopped the trial."""
+        """The result carries an outcome, unless the trial scheduler stopped the trial.
+
+        An error is not the trial's: its actor died while it started, which Tune does not retry.
+        """
+        if error:
+            self.cut_off.set()
+        if self.cut_off.is_set():
+            return
         number, last = self._numbers[trial_id], result or {}
+        self._running.discard(trial_id)
         self._dispatcher.stop.remote(number)
+        outcome = last.get("outcome", "pruned")
+        if outcome == "interrupted":  # by a pause, whoever asked for it
+            self.stopping.set()
         with self._recording():
             self._report(number, last)
-            if error:
-                reason = ray.get(self._dispatcher.error.remote(number))
-                self._recorder.ended(number, "error", reason or "Ray Tune lost the trial's actor")
-            else:
-                self._recorder.ended(number, last.get("outcome", "pruned"), last.get("reason"))
+            self._recorder.ended(number, outcome, last.get("reason"), last.get("infeasible"))
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -100,3 +126,20 @@ class StudySearcher(Searcher):
     def _report(self, number: int, result: dict[str, Any]) -> None:
         if "metrics" in result:
             self._recorder.reported(number, result["images_seen"], dict(result["metrics"]))
+
+
+class CutOff(Stopper):
+    """Ends Ray Tune's run when the engine is broken."""
+
+    def __init__(self, cut_off: threading.Event) -> None:
+        self._cut_off = cut_off
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._cut_off.is_set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as for the searcher."""
+        return {}

@@ -14,6 +14,7 @@ from stepsearch.tracking import Tracker
 def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> None:
     """Record what a search found, or where an interrupted one stands, and end its run."""
     tracker.log(tracker.search, _numbers(result, seconds), step=len(result.records))
+    tracker.set_tags(tracker.search, {"ended_by": _ended_by(result)})
     folder = result.folder.summary
     folder.mkdir(exist_ok=True)
     write_leaderboard(result, folder)
@@ -55,11 +56,18 @@ def _curve(result: SearchResult, row: Row) -> tuple[list[int], list[float]]:
     return list(curve), list(curve.values())
 
 
+def _ended_by(result: SearchResult) -> str:
+    if result.interrupted:
+        return "an interruption"
+    return result.ledger.ended or "its last trial"
+
+
 def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:
     """The verdict as metrics of the parent run; `speed_up` only where the baseline was reached."""
     board, history = result.leaderboard, result.history
     found = {
         "wall_s": seconds,
+        **{f"spent_{name}": value for name, value in result.ledger.spent.items() if value},
         "train_cpu_s": history.total("train_cpu_s"),
         "evaluation_cpu_s": history.total("evaluation_cpu_s"),
         "baseline": board.baseline.value if board.baseline else None,

@@ -7,20 +7,15 @@ from typing import Any
 import ray
 from ray import tune
 
-from stepsearch.errors import StepsearchError
-
-
-class TrialFailed(StepsearchError):
-    """A trial ended with an error, its retries spent."""
-
 
 class LaneTrial(tune.Trainable):
     """Asks the dispatcher for the results of its trial.
 
     The actor is reused for the next trial (`reuse_actors`); the training happens on a lane, which
-    outlives it. When this actor dies, Tune starts another one that finds the trial under way. It
-    never stops a trial: Tune may replace an actor at any time, and only the searcher knows when a
-    trial is over.
+    outlives it. When this actor dies, Tune starts another one that finds the trial under way,
+    however often; a trial that failed therefore ends with a result, since an exception would look
+    like a dead actor. It never stops a trial: Tune may replace an actor at any time, and only the
+    searcher knows when a trial is over.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -34,8 +29,6 @@ class LaneTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         result = ray.get(self._dispatcher.result.remote(self._number, self._position))
         self._position += 1
-        if result.get("outcome") == "error":
-            raise TrialFailed(result["reason"])
         return dict(result)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

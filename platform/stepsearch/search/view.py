@@ -93,6 +93,8 @@ def _progress(board: Board) -> RenderableType:
     when += f"{clock(left)} left" if left is not None else "time left: not known yet"
     grid.add_row(states, Text(when, style="dim"))
     grid.add_row(ProgressBar(total=1.0, completed=board.share_done), f"{board.share_done:.0%}")
+    if board.spent:
+        grid.add_row(Text(f"spent: {board.spent}", style="dim"), "")
     return grid
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ FloatArray = npt.NDArray[np.float64]
 SECONDS = ("train_cpu_s", "evaluation_cpu_s")
 _WHO = ["trial", "label", "role", "repeats", "seed"]
 _DIGITS = "%.5g"
+_MAX_BYTES = 64 * 1024**2
+_MAX_COLUMNS = 1000
+"""A column takes pandas far more memory than its comma takes in the file."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Curves:
     def read(cls, path: Path) -> Self:
         """Curves that `write` has written. Raises UserError for any other file."""
         try:
-            frame = pd.read_csv(path)
+            frame = pd.read_csv(io.BytesIO(_content(path)))
         except OSError as error:
             raise UserError(
                 f"curves must be a file that can be read, got {str(path)!r}: "
@@ -140,7 +145,7 @@ class Curves:
             raise UserError(f"curves must be CSV, got {str(path)!r}: {_line(error)}") from None
         try:
             return cls(_objectives(frame), tuple(_recordings(frame)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path.name}: {_line(error)}") from None
 
     def write(self, path: Path) -> None:
@@ -168,6 +173,17 @@ class Curves:
     def _column(self, metric: str) -> str:
         directions = {o.name: o.direction for o in self.objectives}
         return f"{directions.get(metric, 'metric')}.{metric}"
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of the table, if they are as many as a table of curves may have."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        content: bytes = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it must have at most {_MAX_BYTES} bytes, unpacked")
+    if max((line.count(b",") for line in content.splitlines()), default=0) >= _MAX_COLUMNS:
+        raise ValueError(f"it must have at most {_MAX_COLUMNS} columns")
+    return content
 
 
 def _recording(record: TrialRecord, history: History, metrics: Sequence[str]) -> Recording:

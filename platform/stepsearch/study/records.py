@@ -28,6 +28,8 @@ FOREIGN: dict[TrialState, Outcome] = {
     TrialState.FAIL: "error",
 }
 FINISHED = "finished"
+MEMORY = "memory"
+"""The constraint that a trial breaks whose parameters need more memory than there is."""
 
 # The user attributes under which a trial's own data lie beside the caller's.
 PREFIX = "stepsearch:"
@@ -96,7 +98,13 @@ class Ending:
     constraints: dict[str, float] = field(default_factory=dict)
 
     def state(self, several: bool) -> TrialState:
-        """What Optuna is told, with one objective or with several."""
+        """What Optuna is told, with one objective or with several.
+
+        Its samplers take no notice of failed trials, so an error that others would meet as well is
+        a pruned one that breaks a constraint; with several objectives Optuna knows no such state.
+        """
+        if MEMORY in self.constraints and not several:
+            return TrialState.PRUNED
         state = STATES[self.outcome][several]
         return TrialState.FAIL if state is TrialState.COMPLETE and self.values is None else state
 
@@ -135,7 +143,8 @@ def settle(
     """
     _check(outcome, values, constraints, objectives, declared)
     if outcome in ("diverged", "error"):
-        return Ending(outcome, reason=reason)
+        lasting = {name: 1.0 for name in constraints if name == MEMORY}
+        return Ending(outcome, reason=reason, constraints=lasting)
     names = [objective.name for objective in objectives]
     measured = _floats(zip(names, values or (), strict=False))
     met = _floats((name, constraints[name]) for name in declared if name in constraints)
@@ -168,7 +177,7 @@ def _check(
         names = ", ".join(objective.name for objective in objectives)
         raise UserError(f"values must be one an objective ({names}), got {len(values)}")
     for name in constraints:
-        if name not in declared and name != FINISHED:
+        if name not in declared and name not in (FINISHED, MEMORY):
             known = ", ".join(declared) or "none"
             raise UserError(f"constraints must be among those declared ({known}), got {name!r}")
     short = constraints.get(FINISHED, 1.0)
@@ -181,7 +190,8 @@ def record(trial: FrozenTrial) -> TrialRecord:
     attrs = trial.user_attrs
     ending = Ending.of(trial) if trial.state.is_finished() else None
     curve = trial.intermediate_values or {int(s): v for s, v in attrs.get(CURVE, {}).items()}
-    values = trial.values or (ending.values if ending else None)
+    failed = ending is not None and ending.outcome == "error"
+    values = None if failed else trial.values or (ending.values if ending else None)
     return TrialRecord(
         number=trial.number,
         params=dict(trial.params),

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
-from stepsearch.errors import UserError
+from stepsearch.errors import StepsearchError, UserError
 
 LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"}
 
@@ -28,6 +28,19 @@ def connect(storage: str | Path | None, *, new: bool) -> Iterator[BaseStorage]:
     except BaseException:
         disconnect(database)
         raise
+
+
+@contextmanager
+def readable(study: str) -> Iterator[None]:
+    """Turn whatever a damaged storage makes Optuna raise in the block into a UserError."""
+    try:
+        yield
+    except StepsearchError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).splitlines() or [type(cause).__name__]
+        raise UserError(f"study {study!r} must be one that can be read: {reason[0]}") from error
 
 
 def disconnect(database: BaseStorage) -> None:

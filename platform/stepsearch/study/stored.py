@@ -22,7 +22,7 @@ from stepsearch.study.records import (
     record,
 )
 from stepsearch.study.settings import StudySettings
-from stepsearch.study.storage import connect, disconnect
+from stepsearch.study.storage import connect, disconnect, readable
 from stepsearch.study.warm_start import WARM_START
 
 
@@ -39,7 +39,7 @@ class StoredStudy:
     @classmethod
     def open(cls, storage: str | Path, name: str) -> Self:
         """The study `name` in a sqlite file (a path) or a database (a URL)."""
-        with connect(storage, new=False) as database:
+        with readable(name), connect(storage, new=False) as database:
             names = optuna.get_all_study_names(database)
             if name not in names:
                 known = ", ".join(map(repr, names)) or "none"
@@ -76,8 +76,9 @@ class StoredStudy:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial that was asked for, by number."""
-        asked = (t for t in self._trials() if t.state is not TrialState.WAITING)
-        return [record(t) for t in asked if not _is_copy(t)]
+        with readable(self.name):
+            asked = (t for t in self._trials() if t.state is not TrialState.WAITING)
+            return [record(t) for t in asked if not _is_copy(t)]
 
     def warm_started(self) -> list[TrialRecord]:
         """The copies of other studies' trials that the sampler learns from."""

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from stepsearch.config import Config
 
+_SECRETS = "password|passwd|pwd|sslpassword|token|secret"
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 
 
@@ -39,6 +40,10 @@ class TrackingConfig(Config):
                 f"tracking.uri must start with one of {', '.join(SCHEMES)} and ://, "
                 f"got {hide_password(uri)!r}"
             )
+        if _has_secret(uri):
+            raise ValueError(
+                f"tracking.uri must hold no password, got {hide_password(uri)!r}: {_way(scheme)}"
+            )
         if scheme == "sqlite" and not rest.startswith("//"):
             raise ValueError(
                 f"tracking.uri must hold an absolute path (sqlite:////folder/mlflow.db), "
@@ -60,6 +65,24 @@ class TrackingConfig(Config):
         return (self.uri or "").startswith(("http", "databricks"))
 
 
-def hide_password(uri: str) -> str:
-    """The URI with its password, if it has one, replaced by stars."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+def hide_password(text: str) -> str:
+    """The text with each URI's password, if it has one, replaced by stars.
+
+    A server takes no user's name alone: what stands before its @ is a token.
+    """
+    text = re.sub(r"(https?://)[^/@\s]*@", r"\1***@", text)
+    text = re.sub(r"(://[^:/@\s]*):[^\s]*@", r"\1:***@", text)
+    return re.sub(rf"([?&](?:{_SECRETS})=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
+
+
+def _has_secret(uri: str) -> bool:
+    return hide_password(uri) != uri
+
+
+def _way(scheme: str) -> str:
+    """Where the password goes instead."""
+    if scheme.startswith("http"):
+        return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if scheme.startswith("postgresql"):
+        return "set PGPASSWORD, or write it to ~/.pgpass"
+    return "write it to a file of the database's client, e.g. ?read_default_file=/root/.my.cnf"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +16,19 @@ from PIL import Image, ImageOps
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from stepsearch.config import AbsolutePath
 from stepsearch.diffusion.datasets.base import Dataset, DatasetConfig, split
 from stepsearch.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-_BROKEN = (OSError, SyntaxError, Image.DecompressionBombError)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""What is looked for in a file, whatever its suffix: Pillow gives others to programs like
+Ghostscript."""
+
+_MOST_PIXELS = 100_000_000
+
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises on files that it cannot read; seen by damaging files of all these types."""
 
 
@@ -28,8 +36,9 @@ class ImageFolderConfig(DatasetConfig):
     """All images below `path`; where each lies in a subfolder, the subfolder is its class."""
 
     kind: Literal["images"] = "images"
-    path: Path
-    """The folder; hidden files and files with other suffixes are passed over."""
+    path: AbsolutePath
+    """The folder, wherever the worker runs; hidden files and files with other suffixes are passed
+    over."""
     size: int = Field(ge=4, le=1024)
     """Height and width in pixels after cropping and resizing."""
     channels: Literal[1, 3] = 3
@@ -40,11 +49,6 @@ class ImageFolderConfig(DatasetConfig):
     """Fraction of each class that is kept from training."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of the choice of held-out images."""
-
-    @field_validator("path")
-    @classmethod
-    def _independent_of_where_the_worker_runs(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
 
     @field_validator("name")
     @classmethod
@@ -96,6 +100,11 @@ def _find(path: Path) -> list[Path]:
     )
     if not files:
         raise UserError(f"dataset.path holds no images ({', '.join(SUFFIXES)}): {path}")
+    root = path.resolve()
+    for file in files:
+        if file.is_symlink() and not file.resolve().is_relative_to(root):
+            link = file.relative_to(path).as_posix()
+            raise UserError(f"dataset.path must hold no links that lead out of it, got {link}")
     return files
 
 
@@ -130,11 +139,19 @@ def _unreadable(broken: Sequence[str], shown: int = 10) -> str:
 
 def _read(file: Path, size: int, channels: int) -> npt.NDArray[np.uint8]:
     """One image as uint8 [C, size, size]: largest centred square, Lanczos (antialiased) resize."""
-    with Image.open(file) as opened:
+    with _opened(file) as opened:
+        if opened.width * opened.height > _MOST_PIXELS:
+            raise ValueError("a few bytes may unpack to gigabytes")
         upright = ImageOps.exif_transpose(opened)
         colour = _opaque(upright).convert("L" if channels == 1 else "RGB")
     square = ImageOps.fit(colour, (size, size), method=Image.Resampling.LANCZOS)
     return np.asarray(square, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def _opened(file: Path) -> Image.Image:
+    with warnings.catch_warnings():  # at sizes that are in order here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file, formats=FORMATS)
 
 
 def _opaque(image: Image.Image) -> Image.Image:

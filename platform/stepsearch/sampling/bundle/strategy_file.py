@@ -17,6 +17,8 @@ from stepsearch.errors import UserError
 from stepsearch.strategies import FloatArray, PredictionType, Strategy, StrategyConfig
 
 NAME = "strategy.json"
+_MAX_BYTES = 32 * 1024**2
+"""Ten times what T = 50,000 takes."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -137,10 +139,15 @@ def load_strategy(path: Path) -> tuple[FloatArray, FloatArray, StrategyFile]:
     Raises UserError if there is no such file or its content is not a strategy.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as opened:
+            text = opened.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: must be a readable file: {error.strerror or error}") from None
-    except ValueError as error:  # not JSON, or not even text
+    if len(text) > _MAX_BYTES:
+        raise UserError(f"{path}: must have at most {_MAX_BYTES} bytes, got more")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, not even text, or nested too deep
         raise UserError(f"{path}: must be JSON: {error}") from None
     file = _checked(content, path)
     return np.array(file.p), np.array(file.w), file

@@ -22,6 +22,7 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+FORMATS = ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]
 
 
 def draw_timesteps(p: Tensor, n: int) -> Tensor:
@@ -101,7 +102,7 @@ def load_images(folder: Path, channels: int, size: int) -> Tensor:
         raise SystemExit(f"--data must be a folder with images, got {str(folder)!r}")
     pixels = np.empty((len(files), size, size, channels), dtype=np.uint8)
     for row, file in zip(pixels, files, strict=True):
-        image = Image.open(file).convert("L" if channels == 1 else "RGB")
+        image = Image.open(file, formats=FORMATS).convert("L" if channels == 1 else "RGB")
         row[:] = np.asarray(ImageOps.fit(image, (size, size))).reshape(row.shape)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 

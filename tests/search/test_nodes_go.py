@@ -1,0 +1,64 @@
+"""Nodes that die or are taken away in the middle of a search: several raylets, really killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stepsearch.search.result import SearchResult
+from tests.search.conftest import Drive, Small
+from tests.search.test_faults import LONG, check_nothing_is_lost, wait_for_reports
+
+pytestmark = [pytest.mark.slow]
+
+
+class Nodes:
+    """A cluster of several nodes on this machine; see several_nodes.py."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).parent / "several_nodes.py"
+        self._process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.address = self._answer()
+
+    def do(self, command: str) -> None:
+        assert self._process.stdin is not None
+        print(command, file=self._process.stdin, flush=True)
+        assert self._answer() == "done", f"the cluster could not {command}"
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    cluster = Nodes()
+    for _ in range(2):
+        cluster.do("add 1")
+    yield cluster
+    cluster.close()
+
+
+@pytest.mark.parametrize("command", ["kill 2", "drain 2 3600"])
+def test_a_trial_goes_on_elsewhere_when_its_node_goes(
+    small: Small, drive: Drive, nodes: Nodes, command: str
+) -> None:
+    config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, cluster=nodes.address, retries=1)
+    driver = drive(config, "run", "FILE")
+    wait_for_reports(config, 2)
+    nodes.do(command)
+    output, _ = driver.communicate(timeout=480)
+    assert driver.returncode == 0, output
+    check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
