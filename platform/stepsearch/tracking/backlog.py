@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
@@ -93,10 +94,9 @@ class Backlog:
             if self._abandoned:
                 return
             copy = os.dup(self._spool.fileno())
-        try:
+        with suppress(OSError):  # a disk that fails is heard of where the next line is written
             os.fsync(copy)
-        finally:
-            os.close(copy)
+        os.close(copy)
 
     def wait_until_empty(self, timeout: float) -> bool:
         with self._changed:
