@@ -123,6 +123,25 @@ def resume(
     _follow(resume, config)
 
 
+@app.command()
+def reconcile(name: Name, storage: Storage = SEARCHES) -> None:
+    """Compare the records of a search, and mend what a killed driver left.
+
+    Of each trial: Optuna's study, the history and MLflow. One line for each
+    difference; the exit code is 1 if something cannot be mended.
+    """
+    from stepsearch.search.reconcile import reconcile
+
+    found = reconcile(find(name, storage))
+    for difference in found:
+        mark = "mended" if difference.mended else "STAYS "
+        console.print(f"{mark} {difference}", soft_wrap=True, markup=False)
+    if not found:
+        console.print("Optuna, the history and MLflow agree on every trial")
+    if not all(difference.mended for difference in found):
+        raise typer.Exit(1)
+
+
 @app.command(epilog=_examples("plan my_search.yaml", "plan --set lanes.workers=2"))
 def plan(file: File = DEFAULT, set_: Sets = []) -> None:  # noqa: B006
     """Show what a search will try, what it needs and what it costs.
@@ -369,6 +388,8 @@ def _follow(begin: Any, config: SearchConfig) -> None:
     show_report(result, console)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if not any(record.outcome == "finished" for record in result.records):
+        raise typer.Exit(1)  # for a scheduler that would take it for done
 
 
 if __name__ == "__main__":

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from types import FrameType
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 
 from stepsearch import cluster, tracking
-from stepsearch.errors import StepsearchError
+from stepsearch.errors import StepsearchError, UserError
 from stepsearch.search.agenda import Agenda
 from stepsearch.search.amounts import check_budget, limits
 from stepsearch.search.board import Board, Entry, Silent, View, describe
@@ -21,15 +16,17 @@ from stepsearch.search.config import SearchConfig
 from stepsearch.search.files import replace as write_anew
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
+from stepsearch.search.interruptions import meanwhile, stop_on_signal
 from stepsearch.search.leaderboard import PROPOSAL, Leaderboard, leaderboard
+from stepsearch.search.reconcile import compare
 from stepsearch.search.recorder import Recorder
 from stepsearch.search.result import SearchResult
 from stepsearch.search.spending import Spending
 from stepsearch.search.summary import log_summary
+from stepsearch.search.tracked import closed, deliver, open_tracker
 from stepsearch.search.trial import Trial
 from stepsearch.search.watch import watching
 from stepsearch.study import Proposal, StoredStudy, Study
-from stepsearch.tracking import Tracker
 
 
 def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
@@ -83,7 +80,7 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
         over = found.ledger.ended is not None and not extended
         if over or Agenda(config, study, lambda: found.leaderboard).complete:
             study.close()
-            return _deliver(found) if found.waiting else found
+            return deliver(found) if found.waiting else found
         connection = opened.enter_context(cluster.connecting(config.cluster))
         silent = view or Silent()
         return _Driver(opened, connection, config, folder, study, silent, resumed=True).run()
@@ -118,8 +115,9 @@ class _Driver:
         )
         opened.callback(self._spending.write)  # when the lanes have left
         opened.enter_context(self._engine)
-        self._tracker = opened.enter_context(_tracker(config, folder, resumed=resumed))
+        self._tracker = opened.enter_context(open_tracker(config, folder, resumed=resumed))
         self._history = History(folder.history)
+        self._past = tuple(record for record in study.trials() if record.outcome)
         self.agenda = Agenda(config, study, self._standings, self._spending)
 
     def run(self) -> SearchResult:
@@ -139,23 +137,24 @@ class _Driver:
                 self._spending,
             )
             with (
-                _stop_on_signal(engine.pause, self._view),
+                stop_on_signal(engine.pause, self._view),
                 watching(engine, self._spending, board, self._view),
-                _meanwhile(self._prepare, engine.pause),
+                meanwhile(self._prepare, engine.pause),
             ):
                 self._run_trials(recorder)
             recorder.close()
             self._spending.close(None if engine.paused else self.agenda.ended)
         finally:
             self._view.close()
-        result = SearchResult.read(config, interrupted=engine.paused)
-        log_summary(self._tracker, result, time.monotonic() - self._begun)
         if engine.full:
+            self._tracker.end_search("interrupted")
             raise StepsearchError(
                 f"the search paused itself, its storage takes no more ({engine.full}): "
                 f"make room, then `resume {config.name}` goes on"
             )
-        return _closed(self._tracker, result)
+        result = SearchResult.read(config, interrupted=engine.paused)
+        log_summary(self._tracker, result, time.monotonic() - self._begun)
+        return closed(self._tracker, result)
 
     def _run_trials(self, recorder: Recorder) -> None:
         """To the end, or until a pause. An engine that dies is started anew: the study knows what
@@ -179,6 +178,14 @@ class _Driver:
             return
         prepared = self._config.trainer.prepare(self._folder.cache)
         self._tracker.log(self._tracker.search, prepared, step=0)
+        if self._past:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Tell MLflow what an earlier driver did not come to tell of trials that have ended."""
+        with suppress(UserError):  # MLflow is away: `reconcile` can be asked for later
+            for found in compare(self._config, self._folder, self._past, self._tracker):
+                self._view.say(str(found))
 
     def _standings(self) -> Leaderboard:
         config = self._config
@@ -249,65 +256,3 @@ class _Driver:
         )
         if self._tracker.page is not None:
             write_anew(self._folder.page, self._tracker.page)
-
-
-def _deliver(result: SearchResult) -> SearchResult:
-    """Send what waits for MLflow."""
-    return _closed(_tracker(result.config, result.folder, resumed=True), result)
-
-
-def _closed(tracker: Tracker, result: SearchResult) -> SearchResult:
-    unsent = tracker.close()
-    return replace(result, waiting=unsent.waiting, lost=unsent.lost)
-
-
-def _tracker(config: SearchConfig, folder: SearchFolder, *, resumed: bool) -> Tracker:
-    return Tracker.open(
-        config.tracking,
-        config.storage,
-        spool=folder.spool,
-        resumed=resumed,
-        search_id=folder.id,
-        family=config.space.kind,
-        metric=config.primary.name,
-        direction=config.primary.direction,
-        params=tuple(config.space.fixed(config.trainer.facts())[0].params),
-    )
-
-
-@contextmanager
-def _stop_on_signal(pause: Callable[[], None], view: View) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM pauses the search, a second one interrupts this thread."""
-    signals: list[int] = []
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-        if len(signals) > 1:
-            raise KeyboardInterrupt
-        view.say("stopping: every trial saves a checkpoint (Ctrl-C again: stop at once)")
-        threading.Thread(target=pause, daemon=True).start()
-
-    if threading.current_thread() is not threading.main_thread():  # a notebook's thread, say
-        yield
-        return
-    before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-@contextmanager
-def _meanwhile(work: Callable[[], None], pause: Callable[[], None]) -> Iterator[None]:
-    """Do something in a thread of its own; when it fails, pause the search and raise the error."""
-
-    def stop_if_failed(done: Future[None]) -> None:
-        if done.exception() is not None:
-            pause()
-
-    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
-        done = pool.submit(work)
-        done.add_done_callback(stop_if_failed)
-        yield
-        done.result()

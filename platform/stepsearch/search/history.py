@@ -54,6 +54,10 @@ class History:
         reports = self._metrics.get(number, {})
         return {at: m[metric] for at, m in sorted(reports.items()) if metric in m}
 
+    def reports(self, number: int) -> dict[int, Metrics]:
+        """images_seen -> all metrics, ascending."""
+        return dict(sorted(self._metrics.get(number, {}).items()))
+
     def last(self, number: int) -> Metrics:
         """The metrics of the trial's last milestone; empty before its first."""
         reports = self._metrics.get(number)

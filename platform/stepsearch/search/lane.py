@@ -90,8 +90,7 @@ class Lane(threading.Thread):
         except Exception as error:
             if self._cancelled:
                 return
-            reason = f"Ray Train gave up a lane: {type(error).__name__}: {error}".splitlines()[0]
-            self._dispatcher.lose.remote(reason)
+            self._dispatcher.lose.remote(f"Ray Train gave up a lane: {_cause(error)}")
 
     def restart(self, reason: str) -> None:
         """End the lane's workers, whatever they do, and start others; why goes to their trial."""
@@ -122,6 +121,13 @@ class Lane(threading.Thread):
             return bool(ray.get(self._dispatcher.drop.remote(self._number, reason)))
         except RayError:  # the dispatcher is gone too
             return False
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, in one line: of the workers' tracebacks the last one's end."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    lines = str(failures[-1] if failures else error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 class _LaneReport:

@@ -1,0 +1,59 @@
+"""What `reconcile` finds and mends after somebody has spoilt MLflow's records of a real search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stepsearch.search.driver import launch, resume
+from stepsearch.search.reconcile import reconcile
+from stepsearch.search.result import SearchResult
+from stepsearch.tracking.client import connect
+from stepsearch.tracking.tags import OUTCOME, TRIAL
+from tests.search.conftest import Small
+from tests.search.test_faults import check_nothing_is_lost
+
+pytestmark = [pytest.mark.slow]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_mlflow_is_brought_up_to_date_from_the_study_and_the_history(small: Small) -> None:
+    config = small(budget={"trials": 3, "reports": 3}, trial_scheduler={"kind": "fifo"}).resolved()
+    result = launch(config)
+    assert reconcile(config) == []
+
+    client = connect(config.tracking.store_uri(config.storage))
+    runs = runs_of(client, result)
+    client.delete_run(runs[0].info.run_id)
+    client.update_run(runs[1].info.run_id, status="RUNNING")
+    client.set_tag(runs[1].info.run_id, OUTCOME, "running")
+    found = [str(difference) for difference in reconcile(config)]
+    assert found == [
+        "trial 0: MLflow had no run of it",
+        "trial 1: MLflow took it for running, it is finished",
+    ]
+    check_nothing_is_lost(result, config.budget.milestones())
+    assert reconcile(config) == []
+
+    client.create_run(runs[2].info.experiment_id, tags=dict(runs[2].data.tags))
+    [double] = reconcile(config)
+    assert str(double) == "trial 2: MLflow has 2 runs of it"
+    assert not double.mended
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_resumed_search_reconciles_the_trials_that_had_ended(small: Small) -> None:
+    config = small(budget={"trials": 2, "reports": 3}, trial_scheduler={"kind": "fifo"}).resolved()
+    result = launch(config)
+    client = connect(config.tracking.store_uri(config.storage))
+    client.delete_run(runs_of(client, result)[0].info.run_id)
+    resume(config.extended(3))
+    check_nothing_is_lost(SearchResult.read(config), config.budget.milestones())
+
+
+def runs_of(client: Any, result: SearchResult) -> dict[int, Any]:
+    """MLflow's runs of the trials, by number."""
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    found = client.search_runs(experiments)
+    return {int(run.data.tags[TRIAL]): run for run in found if TRIAL in run.data.tags}
