@@ -3,6 +3,7 @@
 Prints its address; then takes one command a line and answers `done`:
 
     add CPUS       another node
+    blind CPUS F   another one, which has a folder F of its own (needs the right to mount)
     kill N         SIGKILL node N's raylet and workers, as when a machine is gone
     drain N S      give node N notice that it goes in S seconds, as a spot instance gets it
 
@@ -25,6 +26,13 @@ def drain(address: str, node: str, seconds: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
+def blind(address: str, cpus: str, folder: str) -> None:
+    start = f"ray start --address {address} --num-cpus {cpus} --node-name blind"
+    command = f"mount -t tmpfs tmpfs {folder} && exec {start}"
+    words = ["unshare", "--mount", "bash", "-c", command]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
 def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.head_node]
@@ -33,6 +41,8 @@ def main() -> None:
         match line.split():
             case ["add", cpus]:
                 nodes.append(cluster.add_node(num_cpus=int(cpus), wait=True))
+            case ["blind", cpus, folder]:
+                blind(cluster.address, cpus, folder)
             case ["kill", n]:
                 raylet = psutil.Process(nodes[int(n)].all_processes["raylet"][0].process.pid)
                 for process in (*raylet.children(recursive=True), raylet):
@@ -40,7 +50,7 @@ def main() -> None:
             case ["drain", n, seconds]:
                 drain(cluster.address, nodes[int(n)].node_id, seconds)
         print("done", flush=True)
-    cluster.shutdown()
+    cluster.shutdown()  # its nodes; one that is blind notices by itself that the head is gone
 
 
 if __name__ == "__main__":

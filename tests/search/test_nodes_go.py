@@ -1,7 +1,9 @@
-"""Nodes that die or are taken away in the middle of a search: several raylets, really killed."""
+"""Several nodes on this machine: they die, are taken away, or lack the storage."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,3 +64,20 @@ def test_a_trial_goes_on_elsewhere_when_its_node_goes(
     output, _ = driver.communicate(timeout=480)
     assert driver.returncode == 0, output
     check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
+
+
+def test_a_storage_that_a_node_does_not_see_is_refused(
+    small: Small, drive: Drive, nodes: Nodes, tmp_path: Path
+) -> None:
+    if shutil.which("unshare") is None or os.geteuid() != 0:
+        pytest.skip("needs a mount namespace: run it as root, with util-linux")
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    nodes.do(f"blind 1 {storage}")
+    driver = drive(small(storage=storage, cluster=nodes.address), "run", "FILE")
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 2, output
+    rule = f"error: storage must be a folder that all nodes share, got {str(storage)!r}: node "
+    assert rule in output
+    assert output.rstrip().endswith("does not see it")
+    assert list(storage.iterdir()) == []

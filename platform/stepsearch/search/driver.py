@@ -106,7 +106,9 @@ class _Driver:
         tracking.load()  # while Ray starts
         connection.result()
         from stepsearch.search.engine import Engine  # imports Ray, whose settings are made now
+        from stepsearch.search.shared_storage import check_shared
 
+        check_shared(folder.path)
         shape = cluster.fit_lanes(config.lanes, cluster.resources())
         check_budget(config.budget, config.prices, shape)
         self._shape, self._engine = shape, Engine(config, shape, folder)
