@@ -26,23 +26,30 @@ def drain(address: str, node: str, seconds: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def blind(address: str, cpus: str, folder: str) -> None:
+def raylets() -> set[psutil.Process]:
+    return {process for process in psutil.process_iter() if process.name() == "raylet"}
+
+
+def blind(address: str, cpus: str, folder: str) -> set[psutil.Process]:
+    """The raylet of the new node, which Ray starts as a daemon."""
+    before = raylets()
     start = f"ray start --address {address} --num-cpus {cpus} --node-name blind"
     command = f"mount -t tmpfs tmpfs {folder} && exec {start}"
     words = ["unshare", "--mount", "bash", "-c", command]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return raylets() - before
 
 
 def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.head_node]
+    nodes, daemons = [cluster.head_node], set[psutil.Process]()
     print(cluster.address, flush=True)
     for line in sys.stdin:
         match line.split():
             case ["add", cpus]:
                 nodes.append(cluster.add_node(num_cpus=int(cpus), wait=True))
             case ["blind", cpus, folder]:
-                blind(cluster.address, cpus, folder)
+                daemons |= blind(cluster.address, cpus, folder)
             case ["kill", n]:
                 raylet = psutil.Process(nodes[int(n)].all_processes["raylet"][0].process.pid)
                 for process in (*raylet.children(recursive=True), raylet):
@@ -50,7 +57,9 @@ def main() -> None:
             case ["drain", n, seconds]:
                 drain(cluster.address, nodes[int(n)].node_id, seconds)
         print("done", flush=True)
-    cluster.shutdown()  # its nodes; one that is blind notices by itself that the head is gone
+    for raylet in daemons:
+        raylet.kill()
+    cluster.shutdown()
 
 
 if __name__ == "__main__":
