@@ -163,6 +163,8 @@ class _Driver:
         is left. Raises StepsearchError if it dies again before the next report."""
         reports = -1
         while not self._engine.run(self.agenda, recorder, self._trial, self._study.trials()):
+            if self._engine.paused:
+                return
             if reports == len(self._history):
                 raise StepsearchError(
                     "the engine died twice without a report between: see Ray's logs"
