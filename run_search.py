@@ -57,6 +57,16 @@ Storage = Annotated[
 ]
 
 
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="the Ray cluster instead of the file's: local, auto or host:port",
+        show_default=False,
+    ),
+]
+
+
 def _in_all(metavar: str, what: str) -> Any:
     return typer.Option(metavar=metavar, help=f"{what} in all", show_default=False)
 
@@ -81,6 +91,7 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with it if it has begun already")
     ] = False,
+    address: Address = None,
 ) -> None:
     """Launch a search and follow it to its leaderboard.
 
@@ -90,7 +101,7 @@ def run(
     from stepsearch.search import driver
     from stepsearch.search.again import again, has_begun
 
-    config = load(file, set_)
+    config = _on(address, load(file, set_))
     if resume and has_begun(config):
         _follow(driver.resume, again(config, find(config.name, config.storage)))
     else:
@@ -109,6 +120,7 @@ def resume(
     gpu_hours: Annotated[float | None, _in_all("HOURS", "GPU-hours")] = None,
     cpu_hours: Annotated[float | None, _in_all("HOURS", "CPU-hours")] = None,
     money: Annotated[float | None, _in_all("AMOUNT", "money")] = None,
+    address: Address = None,
     storage: Storage = SEARCHES,
 ) -> None:
     """Go on with an interrupted search, or with a larger budget.
@@ -120,7 +132,7 @@ def resume(
     config = find(name, storage).extended(
         trials, hours=hours, gpu_hours=gpu_hours, cpu_hours=cpu_hours, money=money
     )
-    _follow(resume, config)
+    _follow(resume, _on(address, config))
 
 
 @app.command()
@@ -361,6 +373,15 @@ def _parse(data: dict[str, Any]) -> SearchConfig:
         trainer: Annotated[AnyTrainer, BeforeValidator(_named)] = AnyTrainer()
 
     return parse(Search, data)
+
+
+def _on(address: str | None, config: SearchConfig) -> SearchConfig:
+    """The search on another cluster."""
+    from stepsearch.errors import UserError
+
+    if address == "":
+        raise UserError("--address must be local, auto or host:port, got ''")
+    return config if address is None else config.model_copy(update={"cluster": address})
 
 
 def _named(value: Any) -> Any:

@@ -64,7 +64,7 @@ PYTHON
 
 # The first SIGTERM pauses a search: every trial saves a checkpoint and leaves.
 requeue=
-stepsearch run "$@" --resume --set cluster=auto --set storage="$storage" &
+stepsearch run "$@" --resume --address auto --set storage="$storage" &
 search=$!
 trap 'requeue=yes; kill -TERM "$search" 2> /dev/null || true' USR1
 trap 'kill -TERM "$search" 2> /dev/null || true' TERM

@@ -120,6 +120,8 @@ WORDS = [
     (["export", "old"], "export must have a finished trial: old has none yet"),
     (["export", "old", "--trial", "3"], "export must have a finished trial: old has none yet"),
     (["resume", "old", "--trials", "1"], "trials must be at least the 2 of old, got 1"),
+    (["resume", "old", "--address", ""], "--address must be local, auto or host:port, got ''"),
+    (["run", "small.yaml", "--address", ""], "--address must be local, auto or host:port, got ''"),
     (["resume", "old", "--money", "9"],
      "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, got money 9"),
     (["resume", "old", "--hours", "0"], "budget.hours must be greater than 0, got 0.0"),

@@ -57,8 +57,8 @@ def nodes() -> Iterator[Nodes]:
 def test_a_trial_goes_on_elsewhere_when_its_node_goes(
     small: Small, drive: Drive, nodes: Nodes, command: str
 ) -> None:
-    config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, cluster=nodes.address, retries=1)
-    driver = drive(config, "run", "FILE")
+    config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, retries=1)
+    driver = drive(config, "run", "FILE", "--address", nodes.address)
     wait_for_reports(config, 2)
     nodes.do(command)
     output, _ = driver.communicate(timeout=480)
