@@ -74,4 +74,6 @@ def drive(small: Small, tmp_path: Path) -> Iterator[Drive]:
     for process in started:
         if process.poll() is None:
             process.kill()
-            process.communicate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
