@@ -29,6 +29,15 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def ray_credentials(ray_cluster: None) -> dict[str, str]:
+    """What another process has in its environment that may join this cluster."""
+    import ray
+
+    token: str = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+
+
 class Postgres:
     """A PostgreSQL server of our own, on a free loopback port."""
 

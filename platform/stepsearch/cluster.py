@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -130,7 +130,9 @@ def _join(address: str) -> None:
         _check_reachable(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
         if address != "auto":  # Ray finds the token of that by itself
             check_token(address)
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        # Ray would look for a loopback cluster on this machine's network address.
+        with on_loopback() if address.startswith("127.0.0.1:") else nullcontext():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         if isinstance(error, AuthenticationError) or isinstance(
             error.__cause__, AuthenticationError

@@ -130,7 +130,10 @@ def little_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_pauses_the_search_and_nothing_is_lost(
     small: Small, drive: Drive, little_disk: Path
 ) -> None:
-    config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, storage=little_disk)
+    elsewhere = {"uri": f"sqlite:///{little_disk.parent}/mlflow.db"}
+    config = small(
+        budget=LONG, trial_scheduler={"kind": "fifo"}, storage=little_disk, tracking=elsewhere
+    )
     driver = drive(config, "run", "FILE")
     wait_for_reports(config, 3)
     filler = little_disk / "filler"
