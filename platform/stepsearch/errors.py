@@ -3,8 +3,7 @@
 StepsearchError
 ├── UserError       a wrong input; the CLI prints its one line and exits with 2
 ├── Diverged        a loss or a metric is NaN or infinite; the trial ends as `diverged`
-├── OutOfMemory     a step did not fit into the memory; it is tried in smaller slices, or fails
-└── TrialStopped    raised inside `report` when the trial scheduler stops a trial
+└── OutOfMemory     a step did not fit into the memory; it is tried in smaller slices, or fails
 """
 
 from __future__ import annotations
@@ -37,10 +36,6 @@ class OutOfMemory(StepsearchError):
     def __init__(self, message: str, *, again: bool) -> None:
         super().__init__(message)
         self.again = again
-
-
-class TrialStopped(StepsearchError):
-    """The trial was asked to stop at its last report; unwinds the training loop."""
 
 
 def storage_is_full(error: BaseException) -> OSError | None:

@@ -7,7 +7,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -201,8 +200,7 @@ class Spending:
         with self._lock:
             now = {n: self._seconds(trial) for n, trial in self._running.items()}
             update = {"spent": self.spent, "running": {**self._ledger.running, **now}}
-            with suppress(OSError):  # a full disk pauses the search; then it is written again
-                self._ledger.model_copy(update=update).write(self._path)
+            self._ledger.model_copy(update=update).write(self._path)
             self._written = self._clock()
 
     # --- what fits -----------------------------------------------------------------------------
