@@ -184,25 +184,22 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     slices = Slices(trial.folder, config.training.accumulation, share)
     with slices.fitting(workers):
         training = config.training_for(trial.seed, trial.budget, workers, slices.count)
-        _run(trial, training, report, workers)
-
-
-def _run(trial: Trial, training: Training, report: Report, workers: Workers) -> None:
-    config: DenoisingConfig = trial.config
     checkpoint = trial.folder / CHECKPOINT
     training.resume(checkpoint)
     # A checkpoint lies behind the batch that holds a milestone: its report may have been lost.
     behind = training.images_seen - config.training.batch_size
     for milestone in (m for m in trial.milestones if m > behind):
         begun = time.process_time()
-        losses, asked_to_leave = _train(training, milestone, trial.budget, report)
+        with slices.fitting(workers):
+            losses, asked_to_leave = _train(training, milestone, trial.budget, report)
         if workers.rank == 0:
             training.save(checkpoint)
         if asked_to_leave:
             return
         trained = time.process_time()
         metrics = {"images_seen": float(milestone)}
-        metrics |= _evaluate(config, training, trial, workers, milestone)
+        with slices.fitting(workers, in_slices=False):
+            metrics |= _evaluate(config, training, trial, workers, milestone)
         metrics |= _summary(losses, trial.folder, milestone, workers)
         metrics |= {
             "train_cpu_s": trained - begun,

@@ -44,16 +44,20 @@ class Slices:
             self.count = int(self._path.read_text())
 
     @contextmanager
-    def fitting(self, workers: Workers) -> Iterator[None]:
-        """Raises OutOfMemory for whatever torch or numpy raise when the memory is spent."""
+    def fitting(self, workers: Workers, *, in_slices: bool = True) -> Iterator[None]:
+        """Raises OutOfMemory for whatever torch or numpy raise when the memory is spent.
+
+        Smaller slices are tried for work that is done `in_slices`, as a training's.
+        """
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             images = -(-self._share // self.count)
-            message = f"out of memory: {_peak(workers.device)} with {images} images at a time"
-            again = self._may_grow and self.count * 2 <= self._share
+            doing = f"with {images} images at a time" if in_slices else "in an evaluation"
+            message = f"out of memory: {_peak(workers.device)} {doing}"
+            again = in_slices and self._may_grow and self.count * 2 <= self._share
             if again:
                 scratch = self._path.with_name(f"slices.{workers.rank}.tmp")
                 scratch.write_text(str(self.count * 2))
