@@ -30,5 +30,5 @@ def test_an_evaluation_is_not_helped_by_smaller_slices_of_a_training(tmp_path: P
 
 
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="^odd$"), Slices(tmp_path, None, 4).fitting(ALONE):
+    with pytest.raises(RuntimeError, match=r"^odd$"), Slices(tmp_path, None, 4).fitting(ALONE):
         raise RuntimeError("odd")
