@@ -1,13 +1,11 @@
-"""P2 and Min-SNR against sections 4 and 5 of the methods page, the baseline, and the table."""
+"""P2 and Min-SNR against sections 4 and 5 of the methods page, and the baseline."""
 
 import numpy as np
 import pytest
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
-from pydantic import TypeAdapter
 
-from stepsearch.errors import UserError
-from stepsearch.strategies import STRATEGIES, AnyStrategy, strategy
+from stepsearch.strategies import strategy
 
 STEPS = [0, 1, 10, 100, 200, 300, 400, 500, 700, 999]
 
@@ -94,8 +92,8 @@ def test_min_snr_is_safe_at_zero_terminal_snr(alpha_bar):  # section 5, trap b
     abar[-1] = 0
     built = {kind: strategy("min_snr").build(abar, kind) for kind in ("epsilon", "sample")}
     assert built["epsilon"].w[-1] == 1
-    assert built["sample"].w[-1] == 0
-    assert strategy("min_snr").build(abar, "v_prediction").w[-1] == 0
+    assert built["sample"].w[-1] == pytest.approx(0, abs=1e-50)
+    assert strategy("min_snr").build(abar, "v_prediction").w[-1] == pytest.approx(0, abs=1e-50)
 
 
 def test_min_snr_above_the_highest_snr_is_no_weighting_at_all(alpha_bar):
@@ -108,34 +106,3 @@ def test_the_baseline_neither_prefers_nor_weighs(prediction_type, alpha_bar):  #
     built = strategy("uniform").build(alpha_bar(), prediction_type)
     np.testing.assert_array_equal(built.w, np.ones(1000))
     np.testing.assert_allclose(built.p, 1e-3, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("kind", "parameters", "message"),
-    [
-        ("p2", {"gamma": -0.1}, "p2.gamma must be at least 0, got -0.1"),
-        ("p2", {"gamma": float("nan")}, "p2.gamma must be a finite number, got nan"),
-        ("p2", {"k": 0}, "p2.k must be greater than 0, got 0"),
-        ("p2", {"k": "a"}, "p2.k must be a number, got 'a'"),
-        ("p2", {"tau": 3}, "p2.tau is not a known key"),
-        ("min_snr", {"gamma": 0}, "min_snr.gamma must be greater than 0, got 0"),
-        ("min_snr", {"gamma": -5}, "min_snr.gamma must be greater than 0, got -5"),
-        ("min_snr", {"gamma": float("inf")}, "min_snr.gamma must be a finite number, got inf"),
-        ("min_snr", {"gamma": [5]}, "min_snr.gamma must be a number, got [5]"),
-        ("uniform", {"stratify": "no way"}, "uniform.stratify must be true or false, got"),
-        ("uniform", {"k": 1}, "uniform.k is not a known key (known keys: kind, stratify)"),
-        ("sped", {}, "strategy must be one of uniform, speed, p2, min_snr, got 'sped'"),
-    ],
-)
-def test_bad_parameters_are_refused_in_one_line(kind, parameters, message):
-    with pytest.raises(UserError) as error:
-        strategy(kind, **parameters)
-    assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_a_config_names_its_kind_and_is_read_back_by_it(kind):
-    config = strategy(kind, stratify=False)
-    assert config.kind == kind
-    assert TypeAdapter(AnyStrategy).validate_python(config.model_dump()) == config

@@ -15,21 +15,81 @@ from stepsearch.strategies.base import (
     StrategyConfig,
     TableStrategy,
 )
-from stepsearch.strategies.min_snr import MinSnrConfig
-from stepsearch.strategies.p2 import P2Config
-from stepsearch.strategies.speed import SpeedConfig
-from stepsearch.strategies.uniform import UniformConfig
+from stepsearch.strategies.compose import ComposeConfig
+from stepsearch.strategies.densities import (
+    DENSITIES,
+    BetaConfig,
+    CltsConfig,
+    EdmLogNormalConfig,
+    LaplaceConfig,
+    LogitNormalConfig,
+    ModeConfig,
+    SpeedLogNormalConfig,
+    StepConfig,
+    TableConfig,
+    TimestepBiasConfig,
+    UniformConfig,
+    table_of,
+)
+from stepsearch.strategies.phase import DeclConfig, Phase, PhaseConfig
+from stepsearch.strategies.speed import SpeedConfig, SpeedReleasedConfig, SpeedV1Config
+from stepsearch.strategies.weights import (
+    WEIGHTS,
+    ChangeAwareConfig,
+    CosmapConfig,
+    DebiasedConfig,
+    EdmWeightConfig,
+    MinSnrConfig,
+    P2Config,
+    SigmaSqrtConfig,
+    SoftMinSnrConfig,
+    VlbConfig,
+)
 
 STRATEGIES: dict[str, type[StrategyConfig]] = {
-    "uniform": UniformConfig,
     "speed": SpeedConfig,
-    "p2": P2Config,
-    "min_snr": MinSnrConfig,
+    "speed_released": SpeedReleasedConfig,
+    "speed_v1": SpeedV1Config,
+    **DENSITIES,
+    **WEIGHTS,
+    "compose": ComposeConfig,
+    "phase": PhaseConfig,
+    "decl": DeclConfig,
 }
 
 AnyStrategy = Annotated[
-    UniformConfig | SpeedConfig | P2Config | MinSnrConfig, Field(discriminator="kind")
+    SpeedConfig
+    | SpeedReleasedConfig
+    | SpeedV1Config
+    | UniformConfig
+    | StepConfig
+    | BetaConfig
+    | LogitNormalConfig
+    | ModeConfig
+    | EdmLogNormalConfig
+    | SpeedLogNormalConfig
+    | LaplaceConfig
+    | CltsConfig
+    | TimestepBiasConfig
+    | TableConfig
+    | P2Config
+    | MinSnrConfig
+    | SoftMinSnrConfig
+    | DebiasedConfig
+    | VlbConfig
+    | EdmWeightConfig
+    | CosmapConfig
+    | SigmaSqrtConfig
+    | ChangeAwareConfig
+    | ComposeConfig
+    | PhaseConfig
+    | DeclConfig,
+    Field(discriminator="kind"),
 ]
+
+# A phase may hold any strategy, phases too.
+for _config in (Phase, PhaseConfig):
+    _config.model_rebuild(_types_namespace={"AnyStrategy": AnyStrategy})
 
 
 def strategy(kind: str, **parameters: Any) -> StrategyConfig:
@@ -40,16 +100,22 @@ def strategy(kind: str, **parameters: Any) -> StrategyConfig:
 
 
 __all__ = [
+    "DENSITIES",
     "STRATEGIES",
+    "WEIGHTS",
     "AnyStrategy",
+    "ComposeConfig",
     "FloatArray",
     "MinSnrConfig",
     "P2Config",
+    "PhaseConfig",
     "PredictionType",
     "SpeedConfig",
     "Strategy",
     "StrategyConfig",
+    "TableConfig",
     "TableStrategy",
     "UniformConfig",
     "strategy",
+    "table_of",
 ]

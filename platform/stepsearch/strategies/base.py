@@ -59,10 +59,20 @@ class Strategy(ABC):
 class TableStrategy(Strategy):
     """A strategy that never changes: independent draws from a table p, weights from a table w."""
 
-    def __init__(self, p: FloatArray, w: FloatArray, *, stratify: bool = True) -> None:
+    def __init__(
+        self,
+        p: FloatArray,
+        w: FloatArray,
+        *,
+        stratify: bool = True,
+        lattice: bool = False,
+        antithetic: bool = False,
+    ) -> None:
         self.p = read_only(p)
         self.w = read_only(w)
-        self._inverse_cdf = InverseCDF(p, stratify=stratify)
+        self._inverse_cdf = InverseCDF(
+            p, stratify=stratify, lattice=lattice, antithetic=antithetic
+        )
         self._weights = torch.from_numpy(w.astype(np.float32))
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -100,7 +110,11 @@ class StrategyConfig(Config):
         Raises UserError when a parameter does not fit the process.
         """
         p, w = self.tables(alpha_bar, prediction_type)
-        return TableStrategy(p, w, stratify=self.stratify)
+        return TableStrategy(p, w, **self.draws())
+
+    def draws(self) -> dict[str, bool]:
+        """How TableStrategy draws from p."""
+        return {"stratify": self.stratify}
 
     def tables(
         self, alpha_bar: FloatArray, prediction_type: PredictionType

@@ -2,98 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Literal, NoReturn
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from stepsearch.errors import UserError
-from stepsearch.strategies.base import (
-    FloatArray,
-    PredictionType,
-    Strategy,
-    StrategyConfig,
-    from_epsilon,
-)
-from stepsearch.strategies.mirror import MirroredStrategy, meaningful_steps
-
-_PAPER_TAU = 0.7
-"""tau / T in the paper's experiments."""
+from stepsearch.strategies.base import FloatArray, PredictionType
+from stepsearch.strategies.densities.step import StepDensity
+from stepsearch.strategies.mirror import NO_MEANING, MirrorableConfig
+from stepsearch.strategies.parts import for_target
+from stepsearch.strategies.weights.change_aware import change_aware
+from stepsearch.strategies.weights.p2 import P2Config
 
 
-class SpeedConfig(StrategyConfig):
-    """SpeeD's asymmetric sampling and change-aware weighting (Wang et al., CVPR 2025).
+class _Speed(StepDensity, MirrorableConfig):
+    """SpeeD's asymmetric sampling and change-aware weighting (Wang et al., CVPR 2025)."""
 
-    tau, the boundary of the convergence area, is given in one of three ways: as an index `tau`,
-    by the magnitude `r`, or as a level `abar`. Without any it is the paper's 0.7 T.
-    """
-
-    kind: Literal["speed"] = "speed"
-    tau: int | None = Field(default=None, ge=1)
-    """Timesteps t < tau are drawn k times as often as the rest; in 1..T."""
-    r: float | None = Field(default=None, gt=1)
-    """tau = the first t with abar <= 1/r; 7.2 is the paper's theory, 143 its experiments."""
-    abar: float | None = Field(default=None, gt=0, lt=1)
-    """tau = the first t with alpha_bar <= abar; carries tau from one process to another."""
-    k: float = Field(default=5.0, ge=1)
-    """How many times as often t < tau is drawn; 1 is uniform."""
     lam: float = Field(default=0.6, ge=0.5, le=1)
     """Weights lie in [1 - lam, lam]; 0.5 makes them constant."""
-    mirror: bool = False
-    """Mirror about half of every batch, as the released code does (see mirror.py)."""
     convergence_weight: Literal["formula", "released"] = "formula"
     """`released`: w = 1 for t >= tau, as in the released code, instead of the formula's value."""
 
-    @model_validator(mode="after")
-    def _one_boundary(self) -> SpeedConfig:
-        given = [name for name in ("tau", "r", "abar") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"speed must have one of tau, r, abar, got {' and '.join(given)}")
-        return self
-
-    def boundary(self, alpha_bar: FloatArray) -> int:
-        """tau as an index in 1..T on this process."""
-        T, highest, lowest = len(alpha_bar), alpha_bar[0], alpha_bar[-1]
-        if self.r is not None:
-            return _first_below(alpha_bar, 1 / self.r) or _refuse(
-                f"r must be in {1 / highest:.5g}..{1 / lowest:.5g} (1 / alpha_bar)", self.r
-            )
-        if self.abar is not None:
-            return _first_below(alpha_bar, self.abar) or _refuse(
-                f"abar must be in {lowest:.5g}..{highest:.5g} (alpha_bar)", self.abar
-            )
-        tau = round(_PAPER_TAU * T) if self.tau is None else self.tau
-        return tau if tau <= T else _refuse(f"tau must be in 1..{T} (T)", tau)
-
-    def density(self, alpha_bar: FloatArray) -> FloatArray:
-        """P(t) = k / (T + tau (k - 1)) for t < tau and 1 / (T + tau (k - 1)) from there on."""
-        T, tau, k = len(alpha_bar), self.boundary(alpha_bar), self.k
-        return np.where(np.arange(T) < tau, k, 1.0) / (T + tau * (k - 1))
-
     def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
-        """w_t = (1 - lam) + (2 lam - 1) (g_t - min g) / (max g - min g), g = d(1 - abar)/dt.
+        return for_target(self._on_epsilon, alpha_bar, prediction_type)
 
-        Minima and maxima are over all T timesteps.
-        """
-        g = np.gradient(1 - alpha_bar)
-        w = (1 - self.lam) + (2 * self.lam - 1) * (g - g.min()) / np.ptp(g)
+    def _on_epsilon(self, alpha_bar: FloatArray) -> FloatArray:
+        w = change_aware(alpha_bar, self.lam)
         if self.convergence_weight == "released":
             w[self.boundary(alpha_bar) :] = 1.0
-        return from_epsilon(w, alpha_bar, prediction_type)
-
-    def build(
-        self, alpha_bar: FloatArray, prediction_type: PredictionType = "epsilon"
-    ) -> Strategy:
-        if not self.mirror:
-            return super().build(alpha_bar, prediction_type)
-        p, w = self.tables(alpha_bar, prediction_type)
-        return MirroredStrategy(p, w, m=meaningful_steps(alpha_bar), stratify=self.stratify)
+        return w
 
 
-def _first_below(alpha_bar: FloatArray, level: float) -> int:
-    """The first t > 0 with alpha_bar <= level; 0 where the process does not cross that level."""
-    return int(np.argmax(alpha_bar <= level))
+class SpeedConfig(_Speed):
+    """SpeeD as the paper has it: P(t) of `step` times the weight of `change_aware`.
+
+    tau, the boundary of the convergence area, is an index `tau`, a magnitude `r` or a level
+    `abar`; without any it is the paper's 0.7 T.
+    """
+
+    kind: Literal["speed"] = "speed"
 
 
-def _refuse(rule: str, value: float) -> NoReturn:
-    raise UserError(f"speed.{rule}, got {value}")
+class SpeedReleasedConfig(_Speed):
+    """SpeeD as its released code has it: mirrored draws, and w = 1 from tau on."""
+
+    kind: Literal["speed_released"] = "speed_released"
+    mirror: bool = True
+    convergence_weight: Literal["formula", "released"] = "released"
+
+
+class SpeedV1Config(MirrorableConfig):
+    """SpeeD's older code, also in Open-Sora 1.1: another boundary, P2's weights, mirrored draws.
+
+    p_t ~ tanh(1e6 (d sqrt(1 - abar)/dt - 1e-4)) + 1.5: five times as often before the last
+    meaningful step as after it, with a soft edge.
+    """
+
+    kind: Literal["speed_v1"] = "speed_v1"
+    mirror: bool = True
+
+    def density(self, alpha_bar: FloatArray) -> FloatArray:
+        change = np.gradient(np.sqrt(1 - alpha_bar))
+        p = np.tanh(1e6 * (change - NO_MEANING)) + 1.5
+        return np.asarray(p / p.sum())
+
+    def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
+        return P2Config(gamma=1, k=1).weight(alpha_bar, prediction_type)

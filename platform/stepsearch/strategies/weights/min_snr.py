@@ -7,16 +7,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from stepsearch.strategies.base import (
-    FloatArray,
-    PredictionType,
-    StrategyConfig,
-    from_epsilon,
-    snr,
-)
+from stepsearch.strategies.base import FloatArray, snr
+from stepsearch.strategies.parts import WeightConfig
 
 
-class MinSnrConfig(StrategyConfig):
+class MinSnrConfig(WeightConfig):
     """Uniform density; w_t = min(SNR_t, gamma) / SNR_t on the eps-loss.
 
     Converted, this is min(SNR, gamma) / (SNR + 1) on the v-loss and min(SNR, gamma) on the
@@ -27,7 +22,5 @@ class MinSnrConfig(StrategyConfig):
     gamma: float = Field(default=5.0, gt=0)
     """The cap; the paper uses 5. From the highest SNR on, the eps-loss is not weighted at all."""
 
-    def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
-        # min(SNR, gamma) / SNR, written so that SNR = 0 (zero terminal SNR) gives 1, not 0/0
-        w = self.gamma / np.maximum(snr(alpha_bar), self.gamma)
-        return from_epsilon(w, alpha_bar, prediction_type)
+    def on_epsilon(self, alpha_bar: FloatArray) -> FloatArray:
+        return self.gamma / np.maximum(snr(alpha_bar), self.gamma)

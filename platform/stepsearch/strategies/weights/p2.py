@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
-from stepsearch.strategies.base import (
-    FloatArray,
-    PredictionType,
-    StrategyConfig,
-    from_epsilon,
-    snr,
-)
+from stepsearch.strategies.base import FloatArray, snr
+from stepsearch.strategies.parts import WeightConfig
 
 
-class P2Config(StrategyConfig):
+class P2Config(WeightConfig):
     """Uniform density; w_t = 1 / (k + SNR_t)^gamma on the eps-loss.
 
     gamma = 1, k = 1 gives exactly 1 - abar; gamma = 0 gives no weighting at all.
@@ -27,6 +23,5 @@ class P2Config(StrategyConfig):
     k: float = Field(default=1.0, gt=0)
     """Keeps the weight of the noisiest steps bounded."""
 
-    def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
-        w = (self.k + snr(alpha_bar)) ** -self.gamma
-        return from_epsilon(w, alpha_bar, prediction_type)
+    def on_epsilon(self, alpha_bar: FloatArray) -> FloatArray:
+        return np.asarray((self.k + snr(alpha_bar)) ** -self.gamma)

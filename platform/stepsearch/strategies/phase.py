@@ -1,0 +1,196 @@
+"""Strategies that follow each other, by the number of images seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from stepsearch.config import Config
+from stepsearch.errors import UserError
+from stepsearch.strategies.base import (
+    FloatArray,
+    PredictionType,
+    Strategy,
+    StrategyConfig,
+    TableStrategy,
+)
+
+if TYPE_CHECKING:
+    from stepsearch.strategies import AnyStrategy
+
+_RAMP_STEPS = 50
+"""Tables that a ramp goes through."""
+
+
+class PhasedStrategy(Strategy):
+    """Goes from strategy to strategy at numbers of images; p and w are those of the one it is at.
+
+    Counts what it draws: the whole batch on every worker, so that all of them switch alike.
+    """
+
+    def __init__(self, phases: Sequence[tuple[int, Strategy]]) -> None:
+        """(images seen at its first draw, strategy): rising, the first one from 0 on."""
+        self._starts = np.array([start for start, _ in phases])
+        self._strategies = [strategy for _, strategy in phases]
+        self.images_seen = 0
+        self._enter()
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        self._enter()
+        self.images_seen += n
+        t = self._now.draw(n, generator)
+        self._show()
+        return t
+
+    def weights(self, t: Tensor) -> Tensor:
+        return self._now.weights(t)
+
+    def marginal(self, n: int) -> FloatArray:
+        return self._now.marginal(n)
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        self._now.observe(t, loss)
+        self._show()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"images_seen": torch.tensor(self.images_seen)}
+        for i, strategy in enumerate(self._strategies):
+            state |= {f"{i}.{key}": value for key, value in strategy.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if "images_seen" not in state:
+            raise UserError(f"phase has no state to load without images_seen, got {sorted(state)}")
+        for i, strategy in enumerate(self._strategies):
+            mark = f"{i}."
+            strategy.load_state_dict(
+                {k.removeprefix(mark): v for k, v in state.items() if k.startswith(mark)}
+            )
+        self.images_seen = int(state["images_seen"])
+        self._enter()
+
+    def _enter(self) -> None:
+        at = int(np.searchsorted(self._starts, self.images_seen, side="right")) - 1
+        self._now = self._strategies[at]
+        self._show()
+
+    def _show(self) -> None:
+        self.p, self.w = self._now.p, self._now.w
+
+
+class Phase(Config):
+    """One strategy and how long it lasts."""
+
+    strategy: AnyStrategy
+    images: int | None = Field(default=None, ge=1)
+    """Images that it lasts; none for the last one, which has no end."""
+    ramp: bool = False
+    """Over its images it turns into the next one, in 50 steps; both must be without state."""
+
+
+class PhaseConfig(StrategyConfig):
+    """One strategy after another: SpeeD and then uniform, logit-normal and then uniform.
+
+    The last is Curriculum Sampling (arXiv 2603.12517); a ramp from uniform to `clts` is CLTS.
+    """
+
+    kind: Literal["phase"] = "phase"
+    phases: tuple[Phase, ...] = Field(min_length=2, max_length=100)
+
+    @field_validator("phases")
+    @classmethod
+    def _only_the_last_has_no_end(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        for i, phase in enumerate(phases[:-1]):
+            if phase.images is None:
+                raise ValueError(f"phases must have images in all but the last, got none in [{i}]")
+        if phases[-1].images is not None or phases[-1].ramp:
+            raise ValueError("phases must end with one without images and ramp, got one with")
+        return phases
+
+    def density(self, alpha_bar: FloatArray) -> FloatArray:
+        """Of the first phase."""
+        return self.phases[0].strategy.density(alpha_bar)
+
+    def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
+        """Of the first phase."""
+        return self.phases[0].strategy.weight(alpha_bar, prediction_type)
+
+    def build(
+        self, alpha_bar: FloatArray, prediction_type: PredictionType = "epsilon"
+    ) -> Strategy:
+        built = [phase.strategy.build(alpha_bar, prediction_type) for phase in self.phases]
+        return PhasedStrategy(list(self._timetable(built)))
+
+    def _timetable(self, built: Sequence[Strategy]) -> Iterator[tuple[int, Strategy]]:
+        start = 0
+        for phase, (now, then) in zip(self.phases, pairwise(built), strict=False):
+            assert phase.images is not None
+            if phase.ramp:
+                yield from _ramp(now, then, start, phase.images)
+            else:
+                yield start, now
+            start += phase.images
+        yield start, built[-1]
+
+
+class DeclConfig(StrategyConfig):
+    """DeCL (arXiv 2403.10348, ICLR 2025): the noisiest timesteps first, cluster after cluster.
+
+    Stage n draws evenly from the noisiest n of `clusters` equal shares. The paper goes on when
+    the loss has stopped falling; here the stages are of equal length.
+    """
+
+    kind: Literal["decl"] = "decl"
+    clusters: int = Field(default=20, ge=2, le=100)
+    images: int = Field(ge=1)
+    """Images seen when the last cluster, the least noisy one, joins."""
+
+    def density(self, alpha_bar: FloatArray) -> FloatArray:
+        """Of the first stage."""
+        return self._stage(1, len(alpha_bar))
+
+    def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
+        return np.ones_like(alpha_bar)
+
+    def build(
+        self, alpha_bar: FloatArray, prediction_type: PredictionType = "epsilon"
+    ) -> Strategy:
+        _, w = self.tables(alpha_bar, prediction_type)
+        T, last = len(alpha_bar), self.clusters - 1
+        return PhasedStrategy(
+            [
+                (round(self.images * n / last), self._table(n + 1, T, w))
+                for n in range(self.clusters)
+            ]
+        )
+
+    def _table(self, n: int, T: int, w: FloatArray) -> TableStrategy:
+        return TableStrategy(self._stage(n, T), w, **self.draws())
+
+    def _stage(self, n: int, T: int) -> FloatArray:
+        first = min(T - 1, round(T * (1 - n / self.clusters)))
+        return np.where(np.arange(T) >= first, 1 / (T - first), 0.0)
+
+
+def _ramp(
+    now: Strategy, then: Strategy, start: int, images: int
+) -> Iterator[tuple[int, TableStrategy]]:
+    """Tables from `now` towards `then`: p and p w move along straight lines."""
+    for strategy in (now, then):
+        if type(strategy) is not TableStrategy:
+            raise UserError(
+                f"phase.ramp must join two tables, got {type(strategy).__name__}: "
+                "no mirrored strategy and none with state"
+            )
+    for step in range(_RAMP_STEPS):
+        f = step / _RAMP_STEPS
+        p = (1 - f) * now.p + f * then.p
+        pw = (1 - f) * now.p * now.w + f * then.p * then.w
+        w = np.divide(pw, p, out=np.zeros_like(p), where=p > 0)
+        yield start + round(f * images), TableStrategy(p, w)
