@@ -276,6 +276,43 @@ def doctor(
         raise typer.Exit(1)
 
 
+strategies = typer.Typer(
+    help="Every timestep strategy there is; what a noise schedule means for them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(strategies, name="strategies")
+Picture = Annotated[
+    Path | None, typer.Option(metavar="FILE.png", help="draw it there too", show_default=False)
+]
+Noise = Annotated[str, typer.Option(metavar="NAME", help="the noise schedule")]
+
+
+@strategies.command("list")
+def list_(out: Picture = None) -> None:
+    """List all strategies with their parameters; ! marks what must be given."""
+    from stepsearch.search.catalogue import show_list
+
+    show_list(console, out)
+
+
+@strategies.command(epilog=_examples("strategies areas --schedule cosine --out areas.png"))
+def areas(
+    schedule: Noise = "linear",
+    timesteps: Annotated[int, typer.Option(metavar="T", help="of the process")] = 1000,
+    r: Annotated[float, typer.Option(metavar="R", help="tau is where alpha_bar <= 1/R")] = 7.2,
+    out: Picture = None,
+) -> None:
+    """Part a noise schedule in SpeeD's acceleration, deceleration, convergence.
+
+    r = 7.2 is the boundary of the paper's analysis, 143 that of its experiments.
+    """
+    from stepsearch.search.catalogue import show_areas
+
+    show_areas(console, schedule, timesteps, r, out)
+
+
+@strategies.command("show")
 @app.command(
     epilog=_examples(
         "show speed --set tau=600 --set k=3",
@@ -286,7 +323,7 @@ def doctor(
 )
 def show(
     strategy: Annotated[str, typer.Argument(help="uniform, speed, p2 ...", show_default=False)],
-    noise: Annotated[str, typer.Option(metavar="NAME", help="the noise schedule")] = "linear",
+    noise: Noise = "linear",
     set_: Annotated[
         list[str],
         typer.Option(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
 from search_spaces.base import FixedPoint, SearchSpace, Suggest
+from search_spaces.compose import ComposeSpace
+from search_spaces.families import FamiliesSpace
+from search_spaces.family import FamilySpace
 from search_spaces.min_snr import MinSnrSpace
 from search_spaces.p2 import P2Space
+from search_spaces.phase import DeclSpace, PhaseSpace
 from search_spaces.speed import SpeedSpace
 from stepsearch.config import parse
 from stepsearch.errors import UserError
@@ -19,9 +23,24 @@ SPACES: dict[str, type[SearchSpace]] = {
     "speed": SpeedSpace,
     "p2": P2Space,
     "min_snr": MinSnrSpace,
+    **dict.fromkeys(get_args(FamilySpace.model_fields["kind"].annotation), FamilySpace),
+    "families": FamiliesSpace,
+    "compose": ComposeSpace,
+    "phase": PhaseSpace,
+    "decl": DeclSpace,
 }
 
-AnySpace = Annotated[SpeedSpace | P2Space | MinSnrSpace, Field(discriminator="kind")]
+AnySpace = Annotated[
+    SpeedSpace
+    | P2Space
+    | MinSnrSpace
+    | FamilySpace
+    | FamiliesSpace
+    | ComposeSpace
+    | PhaseSpace
+    | DeclSpace,
+    Field(discriminator="kind"),
+]
 
 
 def space(data: str | Mapping[str, Any]) -> SearchSpace:
@@ -29,15 +48,20 @@ def space(data: str | Mapping[str, Any]) -> SearchSpace:
     kind = data.get("kind") if isinstance(data, Mapping) else data
     if kind not in SPACES:
         raise UserError(f"space must be one of {', '.join(SPACES)}, got {kind!r}")
-    return parse(SPACES[kind], data if isinstance(data, Mapping) else {}, where=kind)
+    return parse(SPACES[kind], data if isinstance(data, Mapping) else {"kind": kind}, where=kind)
 
 
 __all__ = [
     "SPACES",
     "AnySpace",
+    "ComposeSpace",
+    "DeclSpace",
+    "FamiliesSpace",
+    "FamilySpace",
     "FixedPoint",
     "MinSnrSpace",
     "P2Space",
+    "PhaseSpace",
     "SearchSpace",
     "SpeedSpace",
     "Suggest",

@@ -35,11 +35,13 @@ class FixedPoint:
     """A point of the space that is tried before the optuna_sampler's proposals."""
 
     label: str
-    params: Mapping[str, float]
-    """A value for each parameter the space suggests."""
+    params: Mapping[str, Any]
+    """A value for each parameter the space suggests: numbers, or names of choices."""
 
     def lies_in(self, ranges: Mapping[str, Range]) -> bool:
-        return all(low <= self.params[name] <= high for name, (low, high) in ranges.items())
+        """Whether the numbers that the point has lie in their ranges."""
+        own = {name: ends for name, ends in ranges.items() if name in self.params}
+        return all(low <= self.params[name] <= high for name, (low, high) in own.items())
 
 
 class SearchSpace(Config):

@@ -5,8 +5,10 @@ import pytest
 from optuna.trial import FixedTrial
 
 from search_spaces import TrainerFacts, space
+from search_spaces.ranges import FAMILIES
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.errors import UserError
+from stepsearch.strategies import DENSITIES, WEIGHTS
 
 
 @pytest.fixture
@@ -135,6 +137,62 @@ def test_min_snr_ranges_up_to_the_highest_snr_where_it_is_the_baseline(facts):
         ),
         ({"kind": "min_snr", "gamma_low": 0}, "min_snr.gamma_low must be greater than 0, got 0"),
         ({"kind": "min_snr", "gamma_low": "low"}, "min_snr.gamma_low must be a number, got 'low'"),
+        (
+            {"kind": "laplace", "ranges": {"nu": [0, 1]}},
+            "laplace.ranges must name one of mu, b, floor, got 'nu'",
+        ),
+        (
+            {"kind": "laplace", "ranges": {"mu": [1, 0]}},
+            "laplace.ranges must have low < high, got mu: (1, 0)",
+        ),
+        (
+            {"kind": "laplace", "ranges": {"mu": [0, 99]}},
+            "laplace.ranges must fit the strategy: laplace.mu must be at most 20, got 99",
+        ),
+        (
+            {"kind": "laplace", "ranges": {"floor": [0, 0.5]}},
+            "laplace.ranges must hold floor = 1, the uniform baseline, got (0, 0.5)",
+        ),
+        (
+            {"kind": "edm", "ranges": {"power": [0.5, 1]}},
+            "edm.ranges must hold power = 0, the uniform baseline, got (0.5, 1)",
+        ),
+        (
+            {"kind": "soft_min_snr", "ranges": {"gamma": [0, 3]}},
+            "soft_min_snr.ranges must be above 0 on a log scale, got gamma: 0",
+        ),
+        (
+            {"kind": "step", "ranges": {"tau": [1, 700]}},
+            "step.ranges must keep tau, a share of T, in 0..1, got 700",
+        ),
+        (
+            {"kind": "families", "families": ["sped"]},
+            "families.families must be among speed, step, beta",
+        ),
+        (
+            {"kind": "families", "families": ["p2", "p2"]},
+            "families.families must not repeat, got p2, p2",
+        ),
+        ({"kind": "families", "families": []}, "families.families must be a list of 1 or more"),
+        (
+            {"kind": "families", "families": ["p2"], "ranges": {"beta.a": [0.5, 1]}},
+            "families.ranges must name one of p2.gamma, got 'beta.a'",
+        ),
+        ({"kind": "compose", "p": ["p2"]}, "compose.p must be among step, beta, logit_normal"),
+        ({"kind": "compose", "w": ["beta"]}, "compose.w must be among p2, min_snr"),
+        ({"kind": "compose", "w": ["p2", "p2"]}, "compose.w must not repeat, got p2, p2"),
+        ({"kind": "compose", "floor": [0, 2]}, "compose.floor must be a range inside 0..1, got"),
+        ({"kind": "phase"}, "phase.images is required"),
+        ({"kind": "phase", "images": 0}, "phase.images must be at least 1, got 0"),
+        (
+            {"kind": "phase", "images": 9, "first": {"kind": "phase"}},
+            "phase.first.kind must be one of 'speed', 'p2'",
+        ),
+        ({"kind": "decl"}, "decl.images is required"),
+        (
+            {"kind": "decl", "images": 9, "clusters": [1, 20]},
+            "decl.clusters must be a range low < high inside 2..100, got (1, 20)",
+        ),
     ],
 )
 def test_a_wrong_space_is_refused_in_one_line(data, message):
@@ -155,3 +213,65 @@ def test_a_mirrored_speed_refuses_a_process_without_meaningless_steps():
     space("speed").check(facts)
     with pytest.raises(UserError, match=r"speed\.mirror must be false"):
         space({"kind": "speed", "mirror": True}).check(facts)
+
+
+def test_a_density_is_searched_between_uniform_and_itself(facts):
+    laplace = {"kind": "laplace", "mu": 0.5, "b": 1.0}
+    between, itself, uniform = (
+        space("laplace").suggest(FixedTrial({"mu": 0.5, "b": 1.0, "floor": floor}), facts)
+        for floor in (0.25, 0.0, 1.0)
+    )
+    assert between == {"strategy": {"kind": "compose", "p": laplace, "floor": 0.25}}
+    assert itself == {"strategy": laplace}
+    assert uniform == {"strategy": {"kind": "uniform"}}
+
+
+def test_a_weight_is_searched_between_uniform_and_beyond_itself(facts):
+    beyond = space("debiased").suggest(FixedTrial({"power": 1.5}), facts)
+    weight = {"kind": "debiased"}
+    assert beyond == {"strategy": {"kind": "compose", "w": weight, "power": 1.5}}
+    assert space("debiased").suggest(FixedTrial({"power": 1.0}), facts) == {"strategy": weight}
+
+
+def test_families_tries_uniform_and_then_every_papers_point(facts):
+    points = space("families").fixed(facts)
+    families = [point.params["family"] for point in points]
+    assert families[0] == "uniform"
+    assert set(families) == {"uniform", *FAMILIES}
+    speed = space("families").suggest(FixedTrial(points[1].params), facts)["strategy"]
+    assert speed == {"kind": "speed", "tau": 700, "k": 5, "lam": 0.6}
+
+
+def test_families_leaves_out_points_outside_its_ranges(facts):
+    data = {"kind": "families", "families": ["beta", "p2"], "ranges": {"p2.gamma": [0, 0.7]}}
+    assert labels(data, facts) == ["uniform", "B-TTDM", "P2 (paper, FFHQ)"]
+
+
+def test_every_density_and_weight_is_searched():
+    factors = DENSITIES.keys() | WEIGHTS.keys()
+    assert FAMILIES.keys() == factors - {"uniform", "table"} | {"speed"}
+
+
+def test_compose_has_speed_and_every_factor_alone(facts):
+    assert labels("compose", facts)[-1] == "SpeeD (paper)"
+    data = {"kind": "compose", "p": ["beta"], "w": ["min_snr"]}
+    assert labels(data, facts) == ["uniform", "B-TTDM", "Min-SNR (paper)"]
+    trial = FixedTrial({"p": "beta", "beta.a": 0.7, "w": "debiased", "floor": 0.1})
+    assert space("compose").suggest(trial, facts)["strategy"] == {
+        "kind": "compose",
+        "p": {"kind": "beta", "a": 0.7},
+        "w": {"kind": "debiased"},
+        "floor": 0.1,
+    }
+
+
+def test_a_phase_of_no_images_is_the_baseline_and_others_end_in_uniform(facts):
+    data = {"kind": "phase", "first": {"kind": "p2"}, "images": 1000}
+    uniform = {"kind": "uniform"}
+    assert space(data).suggest(FixedTrial({"gamma": 1.0, "images": 0}), facts) == {
+        "strategy": uniform
+    }
+    phased = space(data).suggest(FixedTrial({"gamma": 1.0, "images": 640}), facts)["strategy"]
+    first = {"strategy": {"kind": "p2", "gamma": 1.0}, "images": 640}
+    assert phased == {"kind": "phase", "phases": [first, {"strategy": uniform}]}
+    assert labels(data, facts)[1] == "P2 (paper) for 1,000 images"

@@ -13,11 +13,6 @@ from stepsearch.strategies.mirror import meaningful_steps
 TAU_OF_R = {
     2: 259, 5: 396, 7.2: 440, 10: 475, 20: 542, 50: 620, 100: 673, 143.6: 700, 500: 783, 1000: 825,
 }
-# section 3.1, same table: closed form of that boundary
-CLOSED_FORM_TAU = {
-    2: 259.9, 5: 398.2, 7.2: 441.4, 10: 477.0, 20: 544.7,
-    50: 623.0, 100: 676.3, 143.6: 702.5, 500: 786.3, 1000: 829.2,
-}
 # section 3.4: w for lam at STEPS (linear, T = 1000, tau = 700); None where the page has no value
 STEPS = [0, 1, 100, 219, 300, 400, 500, 641, 699]
 BELOW_TAU = {
@@ -35,16 +30,6 @@ BELOW_TAU = {
 @pytest.mark.parametrize(("r", "tau"), TAU_OF_R.items())
 def test_boundary_of_a_magnitude_matches_table_3_1(r, tau, alpha_bar):
     assert strategy("speed", r=r).boundary(alpha_bar()) == tau
-
-
-@pytest.mark.parametrize(("r", "tau"), CLOSED_FORM_TAU.items())
-def test_boundary_of_a_magnitude_is_near_the_closed_form_of_3_1(r, tau, alpha_bar):
-    T, first, last = 1000, 1e-4, 0.02
-    delta = last - first
-    start = first - delta / T
-    closed = np.sqrt(2 * T * np.log(r) / delta + (T * start / delta) ** 2) - T * start / delta
-    assert closed == pytest.approx(tau, abs=0.06)
-    assert abs(strategy("speed", r=r).boundary(alpha_bar()) - closed) < 5
 
 
 # section 3.1: same abar as linear's tau = 700, and r = 10; the page rounds these to the nearest
@@ -279,3 +264,24 @@ def test_bad_parameters_are_refused_in_one_line(parameters, message, alpha_bar):
         strategy("speed", **parameters).build(alpha_bar())
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_the_released_variant_is_speed_with_its_mirror_and_its_override(alpha_bar):
+    released = strategy("speed_released").build(alpha_bar())
+    options = {"mirror": True, "convergence_weight": "released"}
+    same = strategy("speed", **options).build(alpha_bar())
+    np.testing.assert_array_equal(released.marginal(256), same.marginal(256))
+    np.testing.assert_array_equal(released.w, same.w)
+    assert (released.w[699], released.w[700]) == (pytest.approx(0.4072, abs=5e-5), 1)  # section 0
+    assert released.marginal(256)[700:].sum() == pytest.approx(0.0398, abs=5e-5)
+    assert released.marginal(4)[700:].sum() == pytest.approx(0.0592, abs=5e-5)
+
+
+def test_the_first_version_matches_section_3_5(alpha_bar):
+    built = strategy("speed_v1").build(alpha_bar())
+    expected = {0: 1.402364e-3, 100: 1.402364e-3, 500: 1.402364e-3, 640: 1.264177e-3}
+    expected |= {641: 7.454379e-4, 642: 3.557755e-4, 643: 2.887988e-4}
+    expected |= {700: 2.804729e-4, 999: 2.804729e-4}
+    np.testing.assert_allclose(built.p[list(expected)], list(expected.values()), rtol=1e-6)
+    np.testing.assert_allclose(built.w, 1 - alpha_bar())
+    assert built.m == 642
