@@ -280,19 +280,20 @@ def doctor(
     epilog=_examples(
         "show speed --set tau=600 --set k=3",
         "show min_snr --noise cosine",
+        "show min_snr --noise flow --set noise.shift=3",
         "show p2 --set prediction_type=v_prediction",
         "show speed --set mirror=true --json p_and_w.json",
     )
 )
 def show(
     strategy: Annotated[str, typer.Argument(help="uniform, speed, p2 ...", show_default=False)],
-    noise: Annotated[str, typer.Option(metavar="NAME", help="the noise schedule")] = "linear",
+    noise: Annotated[str, typer.Option(metavar="NAME", help="a schedule, edm or flow")] = "linear",
     set_: Annotated[
         list[str],
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="a parameter of the strategy, timesteps, prediction_type or batch_size",
+            help="a parameter of the strategy, timesteps, noise.KEY, prediction_type, batch_size",
         ),
     ] = [],  # noqa: B006
     json: Annotated[

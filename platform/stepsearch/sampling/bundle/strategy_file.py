@@ -110,7 +110,7 @@ def strategy_file(
         "prediction_type": training.prediction_type,
         "w": strategy.w.tolist(),
         "schedule": {
-            "name": process.config.schedule,
+            "name": process.name,
             "timesteps": process.T,
             "alpha_bar": process.alpha_bar.tolist(),
             "diffusers": process.scheduler_config(),
