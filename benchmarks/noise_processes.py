@@ -33,7 +33,6 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "edm, euler": ({"kind": "edm"}, "edm", "euler"),
     "edm, dpm": ({"kind": "edm"}, "edm", "dpm"),
     "flow": ({"kind": "flow"}, "flow", "euler"),
-    "flow, shift 3": ({"kind": "flow", "shift": 3.0}, "flow", "euler"),
 }
 SCORES = ("fd_digits", "precision", "recall", "off_manifold")
 

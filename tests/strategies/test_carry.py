@@ -1,5 +1,7 @@
 """A strategy on another noise process: the same where the noise is the same."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -43,7 +45,7 @@ def test_from_vp_to_edm_to_flow_and_back_no_mass_moves_further_than_a_bin():
     p = strategy("speed", k=5, tau=600).build(VP.alpha_bar).p
     back = p
     tour = [VP, EDM, FLOW, VP]
-    for source, to in zip(tour, tour[1:], strict=False):
+    for source, to in pairwise(tour):
         back = carry_density(back, source.log_snr, to.log_snr)
     before, after = np.cumsum(p), np.cumsum(back)
     inside = np.flatnonzero((VP.log_snr > EDM.log_snr[-2]) & (VP.log_snr < 8))
