@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from search_spaces import SPACES, AnySpace, SearchSpace, TrainerFacts, space
-from stepsearch.diffusion.noise import NoiseConfig, Schedule
+from stepsearch.diffusion.noise import EDMConfig, FlowConfig, NoiseConfig, Schedule, VPConfig
 from stepsearch.errors import UserError
 from stepsearch.strategies import AnyStrategy, PredictionType
 
@@ -63,6 +63,23 @@ def test_every_proposal_is_a_strategy_that_fits_the_process(
     member.check(trainer)
     for _ in range(10):
         assert build(member, ask(), trainer).kind == member.kind
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize(
+    "config",
+    [EDMConfig(), FlowConfig(shift=3), VPConfig(schedule="cosine", zero_terminal_snr=True)],
+    ids=lambda config: config.kind,
+)
+def test_every_proposal_fits_processes_that_are_no_schedule_of_betas(kind, config, ask):
+    target = config.targets[0]
+    trainer = TrainerFacts("denoising", config.build().alpha_bar, target)
+    member = SPACES[kind]()
+    member.check(trainer)
+    for point in member.fixed(trainer):
+        build(member, ask(dict(point.params)), trainer)
+    for _ in range(10):
+        build(member, ask(), trainer)
 
 
 @every_space
