@@ -28,11 +28,11 @@ from trainers.denoising import run
 
 CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "vp, eps": ({"schedule": "linear"}, "epsilon", "ddim"),
-    "vp, v": ({"schedule": "linear"}, "v_prediction", "ddim"),
-    "zero SNR, v": ({"schedule": "linear", "zero_terminal_snr": True}, "v_prediction", "ddim"),
     "edm, euler": ({"kind": "edm"}, "edm", "euler"),
-    "edm, dpm": ({"kind": "edm"}, "edm", "dpm"),
     "flow": ({"kind": "flow"}, "flow", "euler"),
+    "zero SNR, v": ({"schedule": "linear", "zero_terminal_snr": True}, "v_prediction", "ddim"),
+    "vp, v": ({"schedule": "linear"}, "v_prediction", "ddim"),
+    "edm, dpm": ({"kind": "edm"}, "edm", "dpm"),
 }
 SCORES = ("fd_digits", "precision", "recall", "off_manifold")
 
