@@ -285,7 +285,7 @@ app.add_typer(strategies, name="strategies")
 Picture = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="draw it there too", show_default=False)
 ]
-Noise = Annotated[str, typer.Option(metavar="NAME", help="the noise schedule")]
+Noise = Annotated[str, typer.Option(metavar="NAME", help="a schedule, edm or flow")]
 
 
 @strategies.command("list")
@@ -317,6 +317,7 @@ def areas(
     epilog=_examples(
         "show speed --set tau=600 --set k=3",
         "show min_snr --noise cosine",
+        "show min_snr --noise flow --set noise.shift=3",
         "show p2 --set prediction_type=v_prediction",
         "show speed --set mirror=true --json p_and_w.json",
     )
@@ -329,7 +330,7 @@ def show(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="a parameter of the strategy, timesteps, prediction_type or batch_size",
+            help="a parameter of the strategy, timesteps, noise.KEY, prediction_type, batch_size",
         ),
     ] = [],  # noqa: B006
     json: Annotated[

@@ -18,7 +18,7 @@ from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
 from stepsearch.diffusion.loss import LossSummary, combine
 from stepsearch.diffusion.memory import Slices
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import AnyNoise, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels, score_names
@@ -45,7 +45,7 @@ class DenoisingConfig(Config):
     kind: Literal["denoising"] = "denoising"
     dataset: AnyDataset = DigitsConfig()
     denoiser: AnyDenoiser = UNetConfig()
-    noise: NoiseConfig = NoiseConfig()
+    noise: AnyNoise = VPConfig()
     strategy: AnyStrategy = Field(UniformConfig(), description="how timesteps are drawn, weighed")
     training: TrainingConfig = TrainingConfig()
     sampler: SamplerConfig = SamplerConfig()
@@ -71,8 +71,9 @@ class DenoisingConfig(Config):
         Workers(size=workers).share(self.training.batch_size)
         check_labels(data.name, data.train_labels, data.held_out_labels)
         self.denoiser.check(data.shape)
+        self.noise.check(self._target)
         self.strategy.build(process.alpha_bar, self._target)
-        self.sampler.check(process.T)
+        self.sampler.check(process)
 
     def warm_up(self) -> None:
         """The data, and diffusers, which takes seconds."""

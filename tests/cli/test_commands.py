@@ -64,6 +64,23 @@ def test_show_writes_p_and_w_of_every_timestep(cli: Cli, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir() if "json" in path.name] == ["speed.json"]
 
 
+def test_show_knows_every_noise_process(cli: Cli, tmp_path: Path) -> None:
+    """On their own targets; a strategy that is told by the noise depends on the process."""
+    weights = {}
+    zero = ("--set", "noise.zero_terminal_snr=true")
+    for name, words in {
+        "edm": ("--noise", "edm", "--set", "noise.sigma_max=10"),
+        "flow": ("--noise", "flow", "--set", "noise.shift=3"),
+        "zero": ("--noise", "cosine", *zero),
+    }.items():
+        assert cli("show", "min_snr", *words, "--json", "p_and_w.json") == Ending(0, "", "")
+        weights[name] = json.loads((tmp_path / "p_and_w.json").read_text())["w"]
+    # min(SNR, 5) on x0, over SNR + 4 on F, (1 + sqrt(SNR))^2 on the velocity, SNR + 1 on v
+    assert weights["edm"][-1] == pytest.approx(0.01 / 4.01, rel=0.02)
+    assert weights["flow"][0] == pytest.approx(5 / 333**2, rel=0.02)
+    assert weights["flow"][-1] == weights["zero"][-1] == 0
+
+
 def test_show_tells_what_a_mirrored_batch_of_this_size_draws(cli: Cli, tmp_path: Path) -> None:
     mirrored = ["show", "speed", "--set", "mirror=true", "--json"]
     cli(*mirrored, "64.json")

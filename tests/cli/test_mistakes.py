@@ -74,6 +74,15 @@ IN_THE_FILE = [
     ("trainer.sampler.num_steps=3", "sampler.num_steps must divide T = 1000, got 3"),
     ("trainer.noise.schedule=linaer", "trainer.noise.schedule must be one of 'linear', 'quad', "
      "'cosine', 'scaled_linear' or 'const', got 'linaer'"),
+    ("trainer.noise.kind=ve", "trainer.noise.kind must be one of 'vp', 'edm', 'flow', got 've'"),
+    ("trainer.noise={kind: flow, shft: 3}", "trainer.noise.shft is not a known key; did you mean "
+     "'shift'? (known keys: kind, shift, timesteps)"),
+    ("trainer.noise={kind: edm}",
+     "training.prediction_type must be edm on noise.kind edm, got 'epsilon'"),
+    ("trainer.noise={zero_terminal_snr: true}", "training.prediction_type must be v_prediction or "
+     "sample on noise.kind vp with zero_terminal_snr, got 'epsilon'"),
+    ("trainer.sampler.kind=euler", "sampler.kind must be ddim or ddpm on noise.kind vp, "
+     "got 'euler'"),
     ("lanes.workers=3", "training.batch_size must be a multiple of the 3 workers, got 32"),
     ("lanes.count=none", "lanes.count must be an integer, got 'none'"),
     ("name=a b", "name must be a string that matches ^[A-Za-z0-9][A-Za-z0-9._-]*$, got 'a b'"),
@@ -141,7 +150,12 @@ WORDS = [
      "'cosine', 'scaled_linear' or 'const', got 'pink'"),
     (["show", "speed", "--set", "timesteps=9"], "noise.timesteps must be at least 50, got 9"),
     (["show", "p2", "--set", "prediction_type=x0"], "prediction_type must be one of 'epsilon', "
-     "'v_prediction' or 'sample', got 'x0'"),
+     "'v_prediction', 'sample', 'flow' or 'edm', got 'x0'"),
+    (["show", "p2", "--noise", "edm", "--set", "prediction_type=sample"],
+     "training.prediction_type must be edm on noise.kind edm, got 'sample'"),
+    (["show", "p2", "--noise", "flow", "--set", "noise.shift=0"],
+     "noise.shift must be at least 0.01, got 0"),
+    (["show", "p2", "--set", "noise=3"], "noise must be a mapping, got 3"),
     (["show", "p2", "--set", "batch_size=0"], "batch_size must be greater than 0, got 0"),
     (["show", "p2", "--json", "no/where.json"], "--json must be a file that can be written, got "
      "'no/where.json': No such file or directory"),

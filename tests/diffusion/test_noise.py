@@ -11,10 +11,9 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from stepsearch.config import parse
 from stepsearch.diffusion.noise import NoiseConfig, NoiseProcess, Schedule
 from stepsearch.errors import UserError
-from stepsearch.strategies import PredictionType
 
 every_schedule = pytest.mark.parametrize("schedule", get_args(Schedule))
-every_prediction = pytest.mark.parametrize("prediction_type", get_args(PredictionType))
+every_prediction = pytest.mark.parametrize("prediction_type", NoiseConfig().targets)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ class PlainLoop:
         return (w * (output - targets[self.prediction_type]) ** 2).mean()
 
 
-@pytest.mark.parametrize("prediction_type", get_args(PredictionType))
+@pytest.mark.parametrize("prediction_type", NoiseConfig().targets)
 def test_the_loop_equals_a_plain_one_of_pytorch(
     build_training: Build, prediction_type: PredictionType
 ) -> None:
@@ -281,7 +281,8 @@ def test_a_loss_that_is_not_finite_in_the_last_step_is_noticed(build_training: B
         ({"ema_decay": -0.5}, "ema_decay must be at least 0, got -0.5"),
         (
             {"prediction_type": "eps"},
-            "prediction_type must be one of 'epsilon', 'v_prediction' or 'sample', got 'eps'",
+            "prediction_type must be one of 'epsilon', 'v_prediction', 'sample', 'flow' or 'edm',"
+            " got 'eps'",
         ),
         ({"learning_rate": 1}, "learning_rate is not a known key"),
     ],

@@ -14,7 +14,7 @@ import torch
 
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import NoiseConfig, NoiseProcess
 from stepsearch.diffusion.training import Training, TrainingConfig, Workers
 from stepsearch.strategies import Strategy, strategy
 
@@ -28,13 +28,14 @@ def build(
     *,
     workers: Workers = Workers(),  # noqa: B008
     images: torch.Tensor | None = None,
+    process: NoiseProcess | None = None,
     timesteps: Strategy | None = None,
     seed: int = 0,
     budget: int = 480,
     slices: int = 1,
     **changes: Any,
 ) -> Training:
-    process = NoiseConfig().build()
+    process = process or NoiseConfig().build()
     images = DigitsConfig().load().train[:100] if images is None else images
     return Training(
         CONFIG.model_copy(update=changes),

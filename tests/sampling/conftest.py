@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import PROCESSES
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.sampling.bundle import Bundle, Provenance
 from stepsearch.sampling.sampler import SamplerConfig
@@ -38,7 +38,8 @@ def make_bundle() -> Callable[..., Bundle]:
         config: StrategyConfig | None = None,
         **changes: Any,
     ) -> Bundle:
-        process = NoiseConfig.model_validate(noise or {}).build()
+        noise = {"kind": "vp"} | (noise or {})
+        process = PROCESSES[noise["kind"]].model_validate(noise).build()
         trained = TrainingConfig.model_validate(training or {})
         config = config or SpeedConfig(tau=process.T // 2, k=4, lam=0.7)
         parts = {

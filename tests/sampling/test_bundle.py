@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from stepsearch.diffusion.noise import FlowConfig
 from stepsearch.errors import UserError
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.bundle import load_strategy, write_bundle
+from stepsearch.sampling.bundle.strategy_file import strategy_file
 from stepsearch.sampling.sampler import generate
-from stepsearch.strategies import SpeedConfig, UniformConfig, strategy
+from stepsearch.strategies import SpeedConfig, TableStrategy, UniformConfig, strategy
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,7 @@ def test_strategy_json_needs_no_reader_of_ours(content, bundle):
     assert content["prediction_type"] == "epsilon"
     assert content["p"] == bundle.strategy.p.tolist()
     assert content["w"] == bundle.strategy.w.tolist()
+    assert content["schedule"]["kind"] == "vp"
     assert content["schedule"]["name"] == "linear"
     assert content["schedule"]["alpha_bar"] == bundle.process.alpha_bar.tolist()
     assert content["schedule"]["diffusers"] == bundle.process.scheduler_config()
@@ -91,6 +94,43 @@ def test_a_mirrored_strategy_is_exported_as_the_density_of_a_whole_batch(make_bu
     assert not np.allclose(p, bundle.strategy.p)
     assert "batch of 32" in file.note
     assert file.note in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_a_strategy_file_goes_to_edm_and_to_flow_and_back(make_bundle):
+    """SpeeD of VP on EDM, from there on flow, and home: the densities' CDFs differ by no more than
+    3 of VP's timesteps, and weights where both processes are finely divided by 2 %.
+    """
+    first = make_bundle(config=SpeedConfig(tau=600, k=4, lam=0.7))
+    tour = [("edm", "edm"), ("flow", "flow"), ("vp", "epsilon")]
+    file, process = _file(first, first.strategy), first.process
+    p, w = np.array(file.p), np.array(file.w)
+    for kind, target in tour:
+        bundle = make_bundle(
+            noise={"kind": kind},
+            training={"prediction_type": target},
+            config=UniformConfig(),
+        )
+        p, w = file.on(bundle.process, target)
+        assert p.sum() == pytest.approx(1, abs=1e-12)
+        file = _file(bundle, TableStrategy(p, w))
+    inside = np.flatnonzero(np.abs(process.log_snr) < 6)
+    before, after = np.cumsum(first.strategy.p), np.cumsum(p)
+    assert np.all(after[inside] <= before[inside + 3] + 1e-12)
+    assert np.all(after[inside] >= before[inside - 3] - 1e-12)
+    inside = np.flatnonzero(np.abs(process.log_snr) < 5)
+    np.testing.assert_allclose(w[inside], first.strategy.w[inside], rtol=0.02)
+
+
+def test_a_strategy_file_is_not_carried_to_a_target_that_cannot_be_trained(make_bundle):
+    bundle = make_bundle()
+    with pytest.raises(UserError, match="must be flow on noise"):
+        _file(bundle, bundle.strategy).on(FlowConfig().build(), "epsilon")
+
+
+def _file(bundle, strategy):
+    return strategy_file(
+        bundle.process, bundle.training, bundle.config, strategy, bundle.provenance
+    )
 
 
 def test_the_recipe_is_kept_as_it_is(folder, bundle):
@@ -210,6 +250,7 @@ def test_a_failure_after_half_of_the_files_leaves_nothing_behind(make_bundle, tm
         ("w", [1.0] * 999, "w must have T = 1000 numbers, got 999"),
         ("w", [-1.0] * 1000, "w[0] must be at least 0, got -1.0"),
         ("schedule", "linear", "schedule must be a mapping, got 'linear'"),
+        ("schedule.kind", "ve", "schedule.kind must be one of 'vp', 'edm' or 'flow', got 've'"),
         ("schedule.name", None, "schedule.name must be a string, got None"),
         ("schedule.timesteps", 999, "p must have T = 999 numbers, got 1000"),
         ("schedule.alpha_bar", [0.5], "schedule.alpha_bar must have T = 1000 numbers, got 1"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.stats import chisquare
 
@@ -40,31 +41,58 @@ CASES = {
         "training": {"prediction_type": "v_prediction"},
         "sampler": {"kind": "ddpm", "num_steps": 10, "clip_sample": False},
     },
+    "ddim, zero SNR": {
+        "noise": {"zero_terminal_snr": True},
+        "training": {"prediction_type": "v_prediction"},
+    },
+    "edm": {
+        "noise": {"kind": "edm", "sigma_min": 0.01, "timesteps": 200},
+        "training": {"prediction_type": "edm", "batch_size": 4},
+        "sampler": {"kind": "euler"},
+    },
+    "edm, dpm": {
+        "noise": {"kind": "edm"},
+        "training": {"prediction_type": "edm"},
+        "sampler": {"kind": "dpm", "num_steps": 7},
+    },
+    "flow": {
+        "noise": {"kind": "flow", "shift": 3},
+        "training": {"prediction_type": "flow"},
+        "sampler": {"kind": "euler", "num_steps": 12},
+    },
 }
+DISCRETE = [name for name, parts in CASES.items() if "kind" not in parts.get("noise", {})]
 
 PROBE = """
 import importlib.util, json, sys
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from diffusers import DDIMPipeline, DDPMPipeline, DDIMScheduler, DDPMScheduler
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+from diffusers import DiffusionPipeline
 
 torch.set_num_threads(1)
 cases, seeds = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 arrays = {}
 for name, case in cases.items():
-    pipeline = {"ddim": DDIMPipeline, "ddpm": DDPMPipeline}[case["kind"]].from_pretrained(
+    classes = {"ddim": DDIMPipeline, "ddpm": DDPMPipeline}
+    pipeline = classes.get(case["kind"], DiffusionPipeline).from_pretrained(
         Path(case["folder"]) / "pipeline", local_files_only=True
     )
-    expected = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[case["kind"]]
-    assert type(pipeline.scheduler) is expected, type(pipeline.scheduler)
+    expected = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}.get(case["kind"])
+    assert expected in (None, type(pipeline.scheduler)), type(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     options = {"eta": case["eta"]} if case["kind"] == "ddim" else {}
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
     images = pipeline(
-        len(seeds), noise, num_inference_steps=case["num_steps"], output_type="np", **options
+        batch_size=len(seeds),
+        generator=noise,
+        num_inference_steps=case["num_steps"],
+        output_type="np",
+        **options,
     ).images
     arrays[f"images/{name}"] = images
-    arrays[f"alpha_bar/{name}"] = pipeline.scheduler.alphas_cumprod.numpy()
+    if expected:
+        arrays[f"alpha_bar/{name}"] = pipeline.scheduler.alphas_cumprod.numpy()
 
 bundle = Path(cases["ddim"]["folder"])
 spec = importlib.util.spec_from_file_location("script", bundle / "train_with_strategy.py")
@@ -74,6 +102,14 @@ strategy = json.loads((bundle / "strategy.json").read_text())
 p = torch.tensor(strategy["p"], dtype=torch.float64)
 draws = torch.cat([script.draw_timesteps(p, 64) for _ in range(1000)])
 arrays["draws"] = np.bincount(draws.numpy(), minlength=len(p))
+
+x0, noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+for name, case in cases.items():
+    other = json.loads((Path(case["folder"]) / "strategy.json").read_text())
+    a, b, time = script.levels(other["schedule"])
+    goal = script.target(other, x0, noise, a.view(-1, 1, 1), b.view(-1, 1, 1))
+    arrays[f"levels/{name}"] = torch.stack([a, b, time]).numpy()
+    arrays[f"goal/{name}"] = goal.numpy()
 
 csv = pd.read_csv(bundle / "leaderboard.csv")
 pd.testing.assert_frame_equal(csv, pd.read_parquet(bundle / "leaderboard.parquet"))
@@ -142,6 +178,18 @@ def test_diffusers_pipelines_draw_our_samplers_images(case, bundles, seen):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_the_script_trains_on_the_process_and_the_target_of_the_trial(case, bundles, seen):
+    process, target = bundles[case].process, bundles[case].training.prediction_type
+    x0, noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.arange(process.T)
+    ours = torch.stack([*process.coefficients(t), process.time(t)])
+    np.testing.assert_allclose(seen[f"levels/{case}"], ours, rtol=1e-4, atol=1e-6)
+    x0, noise = x0.expand(process.T, 8, 8), noise.expand(process.T, 8, 8)
+    goal = process.target(x0, noise, t, target)
+    np.testing.assert_allclose(np.broadcast_to(seen[f"goal/{case}"], goal.shape), goal, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", DISCRETE)
 def test_the_pipelines_noise_schedule_is_that_of_the_strategy(case, bundles, seen):
     np.testing.assert_allclose(
         seen[f"alpha_bar/{case}"], bundles[case].process.alpha_bar, rtol=1e-3, atol=1e-6
@@ -185,15 +233,20 @@ def test_the_script_refuses_digits_for_a_denoiser_of_other_images(
     assert ran.stderr.endswith("--data is required: the denoiser draws 3x16x16 images\n")
 
 
-def test_the_script_trains_on_a_folder_of_images(make_bundle, plain_python, tmp_path):
+def test_the_script_trains_on_a_folder_of_images_also_with_edm(
+    make_bundle, plain_python, tmp_path
+):
     (tmp_path / "images" / "a").mkdir(parents=True)
     for index, mode in enumerate(("L", "RGB", "RGBA")):
         Image.new(mode, (20 + index, 30), "white").save(tmp_path / f"images/a/{index}.png")
-    folder = write_bundle(tmp_path / "b", make_bundle(training={"batch_size": 4}))
+    folder = write_bundle(tmp_path / "b", make_bundle(**CASES["edm"]))
     script = folder / "train_with_strategy.py"
     ran = plain_python(script, "--data", tmp_path / "images", "--steps", "2", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "retrained" / "unet" / "config.json").exists()
+    index = "pipeline/model_index.json"
+    retrained = (tmp_path / "retrained" / "model_index.json").read_text()
+    assert retrained == (folder / index).read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", GUIDE])
@@ -204,4 +257,23 @@ def test_the_python_on_the_pages_runs_as_it_stands(page, exported, plain_python)
     code = "\n".join(blocks).replace("num_inference_steps=1000", "num_inference_steps=5")
     assert len(blocks) >= 3
     ran = plain_python("-c", code, cwd=exported)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("case", "scheduler"),
+    [("edm, dpm", "EDMDPMSolverMultistepScheduler"), ("flow", "FlowMatchEulerDiscreteScheduler")],
+)
+def test_the_python_of_another_processs_readme_runs(
+    case, scheduler, bundles, plain_python, tmp_path
+):
+    folder = write_bundle(tmp_path / "b", bundles[case])
+    text = (folder / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    assert scheduler in text
+    check = (
+        f"assert type(pipeline.scheduler).__name__ == {scheduler!r}\nassert len(images) == 16\n"
+    )
+    ran = plain_python("-c", "\n".join([*blocks, check]), cwd=folder)
     assert ran.returncode == 0, ran.stderr

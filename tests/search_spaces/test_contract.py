@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from pydantic import TypeAdapter
 
 from search_spaces import SPACES, AnySpace, SearchSpace, TrainerFacts, space
-from stepsearch.diffusion.noise import NoiseConfig, Schedule
+from stepsearch.diffusion.noise import EDMConfig, FlowConfig, NoiseConfig, Schedule, VPConfig
 from stepsearch.errors import UserError
 from stepsearch.strategies import DENSITIES, WEIGHTS, AnyStrategy, PredictionType
 
@@ -78,6 +78,23 @@ def test_every_proposal_is_a_strategy_that_fits_the_process(member, schedule, as
         member.check(trainer)
         for _ in range(5):
             assert build(member, ask(), trainer).kind in kinds(member)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize(
+    "config",
+    [EDMConfig(), FlowConfig(shift=3), VPConfig(schedule="cosine", zero_terminal_snr=True)],
+    ids=lambda config: config.kind,
+)
+def test_every_proposal_fits_processes_that_are_no_schedule_of_betas(kind, config, ask):
+    target = config.targets[0]
+    trainer = TrainerFacts("denoising", config.build().alpha_bar, target)
+    member = SPACES[kind]()
+    member.check(trainer)
+    for point in member.fixed(trainer):
+        build(member, ask(dict(point.params)), trainer)
+    for _ in range(10):
+        build(member, ask(), trainer)
 
 
 @every_space

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from stepsearch.search.trial import Trial
 from trainers import trainer
@@ -64,6 +67,47 @@ def test_a_trial_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert list(second.heard) == [64, 128, 192], "the report at its checkpoint may have been lost"
     assert second.heard[128] == first.heard[128]
     assert second.heard | first.heard == whole.heard
+
+
+@pytest.mark.parametrize(
+    ("noise", "target", "sampler"),
+    [({"kind": "edm"}, "edm", "dpm"), ({"kind": "flow", "timesteps": 300}, "flow", "euler")],
+)
+def test_a_trial_on_another_process_is_trained_judged_drawn_and_exported(
+    tmp_path: Path, noise: dict[str, object], target: str, sampler: str
+) -> None:
+    config = trainer(
+        noise=noise,
+        denoiser={"channels": [8, 16]},
+        strategy={"kind": "min_snr"},
+        training={"batch_size": 32, "prediction_type": target, "accumulation": 2},
+        sampler={"kind": sampler, "num_steps": 3},
+        judge={"samples": 32, "classifier": {"budget": 1000}},
+    )
+    config.check(workers=1)
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    listener = Listener(last=64)
+    run(Trial(0, config, 0, (64,), folder, tmp_path), listener)
+    assert all(math.isfinite(value) for value in listener.heard[64].values())
+    config.illustrate(folder)
+    assert {path.name for path in (folder / "pictures").iterdir()} == {
+        "samples_000000064.png",
+        "strategy.png",
+        "loss_by_log_snr.png",
+    }
+    origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
+    config.export(
+        tmp_path / "bundle",
+        trial=folder,
+        budget=64,
+        recipe="",
+        leaderboard=pd.DataFrame({"trial": [0]}),
+        provenance={**origin, "metrics": listener.heard[64], "baseline": {}},
+    )
+    with Image.open(tmp_path / "bundle" / "samples.png") as drawn:
+        assert drawn.getextrema()[0] < drawn.getextrema()[1]
+    assert target in (tmp_path / "bundle" / "README.md").read_text()
 
 
 SHORT_OF_MEMORY = """

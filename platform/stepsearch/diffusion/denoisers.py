@@ -24,8 +24,9 @@ class DenoiserConfig(Config):
     def build(self, shape: tuple[int, int, int], seed: int) -> torch.nn.Module:
         """A network on the CPU for images of `shape` (C, H, W); its weights depend on `seed` only.
 
-        The network maps (x_t [B, C, H, W], t [B] int64) to an object whose `sample` is
-        [B, C, H, W], like every unconditional network of diffusers.
+        The network maps (x_t [B, C, H, W], time [B]) to an object whose `sample` is
+        [B, C, H, W], like every unconditional network of diffusers. The time is t itself, int64,
+        or a float32 where the noise process has another.
         """
         raise NotImplementedError
 

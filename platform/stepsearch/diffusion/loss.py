@@ -57,8 +57,9 @@ class LossMeter:
     """Adds up losses on the training device; nothing is copied to the host before `summary`."""
 
     def __init__(self, log_snr: FloatArray, workers: Workers) -> None:
-        """`log_snr` of every timestep, [T]."""
-        edges = np.linspace(log_snr.min(), log_snr.max(), BINS + 1)
+        """`log_snr` of every timestep, [T]; one of -inf counts in the noisiest bin."""
+        finite = log_snr[np.isfinite(log_snr)]
+        edges = np.linspace(finite.min(), finite.max(), BINS + 1)
         self._centres = (edges[:-1] + edges[1:]) / 2
         bins = np.searchsorted(edges[1:-1], log_snr, side="right")
         self._workers = workers

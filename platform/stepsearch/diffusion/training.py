@@ -52,7 +52,7 @@ class TrainingConfig(Config):
     as many each time that the memory does not hold one."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     prediction_type: PredictionType = "epsilon"
-    """The denoiser's target: eps, v or x0."""
+    """The denoiser's target: eps, v or x0 on vp, the velocity on flow, the network F on edm."""
 
 
 class Training:
@@ -80,10 +80,12 @@ class Training:
         """`images` is float32 [N, C, H, W] in [-1, 1]; `budget`, in images, ends the lr_scheduler;
         `slices` is the gradient accumulation. It changes the gradient by rounding only.
 
-        Raises UserError if the workers cannot share a batch evenly.
+        Raises UserError if the workers cannot share a batch evenly, or if a denoiser cannot be
+        trained on this target in this process.
         """
         from diffusers.optimization import get_scheduler
 
+        process.config.check(config.prediction_type)
         reuse_freed_memory()
         self.config, self.process, self.strategy = config, process, strategy
         self.workers, self.budget, self.images_seen = workers, budget, 0
@@ -134,8 +136,9 @@ class Training:
         return self.images_seen // self.config.batch_size
 
     def _step(self, meter: LossMeter) -> None:
-        x0, t, noise = self._draw()
-        slices = list(zip(*(v.chunk(self.slices) for v in (x0, t, noise)), strict=True))
+        x0, t, noise, level = self._draw()
+        parts = (v.chunk(self.slices) for v in (x0, t, noise, level))
+        slices = list(zip(*parts, strict=True))
         losses = [self._backward(*part, of=len(t)) for part in slices[:-1]]
         losses.append(self._backward(*slices[-1], of=len(t), last=True))
         grad_norm = self._update()
@@ -145,16 +148,16 @@ class Training:
         self.images_seen += self.config.batch_size
 
     def _backward(
-        self, x0: Tensor, t: Tensor, noise: Tensor, *, of: int, last: bool = False
+        self, x0: Tensor, t: Tensor, noise: Tensor, level: Tensor, *, of: int, last: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Add a slice's part of the gradient; its errors [n] and its part of the loss.
 
         Workers exchange gradients once, with their last slice.
         """
-        x_t = self.process.add_noise(x0, noise, t)
-        target = self.process.target(x0, noise, t, self.config.prediction_type)
+        x_t = self.process.add_noise(x0, noise, level)
+        target = self.process.target(x0, noise, level, self.config.prediction_type)
         with nullcontext() if last else self._alone():
-            output = self._network(x_t, t).sample
+            output = self._network(x_t, self.process.time(level)).sample
             mse = F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
             loss = (self.strategy.weights(t) * mse).mean() * (len(t) / of)
             torch.autograd.backward(loss)
@@ -164,15 +167,17 @@ class Training:
         network = self._network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """This worker's slice of the global batch: images, timesteps and noise."""
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """This worker's slice of the global batch: images, timesteps, noise, levels."""
         size, shape = self.config.batch_size, self._images.shape[1:]
         indices = self._order.indices(self.images_seen, size)
         t = self.strategy.draw(size, self._generator)
         noise = torch.randn(
             (size, *shape), generator=self._generator, device=self._generator.device
         )
-        return self._images[indices[self._share]], t[self._share], noise[self._share]
+        level = self.process.jitter(t, self._generator)
+        share = self._share
+        return self._images[indices[share]], t[share], noise[share], level[share]
 
     def _update(self) -> Tensor:
         """Move the weights along the gradient; returns the gradient's norm."""

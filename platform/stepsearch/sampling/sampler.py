@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -14,49 +14,47 @@ from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
+from stepsearch.sampling.schedulers import SCHEDULERS, Scheduler
 from stepsearch.strategies.base import PredictionType
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, DDPMScheduler
 
 
 class SamplerConfig(Config):
     """How images are drawn: a part of every measured quality, so nothing is left to defaults."""
 
-    kind: Literal["ddim", "ddpm"] = "ddim"
-    """DDIM (Song et al. 2021) or ancestral DDPM sampling (Ho et al. 2020)."""
+    kind: Literal["ddim", "ddpm", "euler", "dpm"] = "ddim"
+    """On vp: DDIM (Song et al. 2021) or ancestral DDPM sampling (Ho et al. 2020). On edm: Euler
+    steps or DPM-Solver++ 2M (Lu et al. 2022) over EDM's sigmas. On flow: Euler steps."""
     num_steps: int = Field(default=10, ge=1, le=10_000)
-    """Network evaluations an image; must divide T."""
+    """Network evaluations an image; for ddim and ddpm a divisor of T."""
     clip_sample: bool = True
-    """Clip each step's prediction of x0 to [-1, 1]."""
+    """Clip each step's prediction of x0 to [-1, 1]; euler and dpm never do."""
     eta: float = Field(default=0.0, ge=0, le=1)
-    """DDIM's noise: 0 is deterministic, 1 as noisy as DDPM. Without effect on ddpm."""
+    """DDIM's noise: 0 is deterministic, 1 as noisy as DDPM. Without effect on the others."""
     batch_size: int = Field(default=256, ge=1)
     """Images drawn at a time; changes them by rounding only."""
 
-    def check(self, T: int) -> None:
-        """Raise UserError if num_steps does not divide T: diffusers would miss timesteps."""
-        if T % self.num_steps:
-            raise UserError(f"sampler.num_steps must divide T = {T}, got {self.num_steps}")
+    def check(self, process: NoiseProcess) -> None:
+        """Raise UserError unless diffusers has this sampler for the process."""
+        kinds = SCHEDULERS[process.kind]
+        if self.kind not in kinds:
+            raise UserError(
+                f"sampler.kind must be {' or '.join(kinds)} on noise.kind {process.kind},"
+                f" got {self.kind!r}"
+            )
+        # or diffusers would miss timesteps
+        if self.kind in ("ddim", "ddpm") and process.T % self.num_steps:
+            raise UserError(f"sampler.num_steps must divide T = {process.T}, got {self.num_steps}")
 
 
 def diffusion_scheduler(
     process: NoiseProcess, config: SamplerConfig, prediction_type: PredictionType
-) -> DDIMScheduler | DDPMScheduler:
-    """diffusers' scheduler, its timesteps set: T/K - 1, 2T/K - 1, ..., T - 1 for K = num_steps.
+) -> Scheduler:
+    """diffusers' scheduler, its timesteps set, for one batch: some count their steps.
 
-    That is "trailing" spacing, which starts at the noisiest timestep (Lin et al. 2024, table 2).
-    Raises UserError if num_steps does not divide T.
+    Raises UserError where the sampler does not fit the process.
     """
-    from diffusers import DDIMScheduler, DDPMScheduler
-
-    config.check(process.T)
-    scheduler = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[config.kind](
-        **process.scheduler_config(),
-        prediction_type=prediction_type,
-        clip_sample=config.clip_sample,
-        timestep_spacing="trailing",
-    )
+    config.check(process)
+    scheduler = SCHEDULERS[process.kind][config.kind](process, config, prediction_type)
     scheduler.set_timesteps(config.num_steps)
     return scheduler
 
@@ -80,7 +78,6 @@ def generate(
     """
     from diffusers.utils.torch_utils import randn_tensor
 
-    scheduler = diffusion_scheduler(process, config, prediction_type)
     each = math.ceil(n / workers.size)
     start = workers.rank * each
     batches = []
@@ -88,6 +85,7 @@ def generate(
         last = min(first + config.batch_size, start + each)
         noise = [generator("image", seed, i) for i in range(first, last)]
         x_T = randn_tensor((len(noise), *shape), generator=noise, device=workers.device)
+        scheduler = diffusion_scheduler(process, config, prediction_type)
         batches.append(denoise(denoiser, scheduler, x_T, noise, eta=config.eta))
     return _gather(torch.cat(batches), workers)[:n].cpu()
 
@@ -95,19 +93,22 @@ def generate(
 @torch.no_grad()
 def denoise(
     denoiser: nn.Module,
-    scheduler: DDIMScheduler | DDPMScheduler,
+    scheduler: Scheduler,
     x_T: Tensor,
     noise: list[torch.Generator],
     *,
     eta: float = 0.0,
 ) -> Tensor:
-    """Run the sampler from x_T [N, C, H, W]; `noise` feeds its random steps, image by image."""
-    from diffusers import DDIMScheduler
+    """Run the sampler from unit noise x_T [N, C, H, W]; `noise` feeds its random steps, image by
+    image."""
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-    x = x_T
     options = {"eta": eta} if isinstance(scheduler, DDIMScheduler) else {}
+    scales = not isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    x = x_T * scheduler.init_noise_sigma if scales else x_T
     for t in scheduler.timesteps:
-        output = denoiser(x, t).sample
+        seen = scheduler.scale_model_input(x, t) if scales else x
+        output = denoiser(seen, t).sample
         x = scheduler.step(output, t, x, generator=noise, **options).prev_sample
     return x.clamp(-1, 1)
 

@@ -6,29 +6,33 @@ from collections.abc import Sequence
 
 from pydantic import PositiveInt
 
-from stepsearch.config import Config, parse
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.config import Config, merge, parse
+from stepsearch.diffusion.noise import PROCESSES, AnyNoise
 from stepsearch.search.files import assignments
 from stepsearch.strategies import AnyStrategy, FloatArray, PredictionType
 
 
 class _Shown(Config):
     strategy: AnyStrategy
-    noise: NoiseConfig
-    prediction_type: PredictionType = "epsilon"
+    noise: AnyNoise
+    prediction_type: PredictionType | None = None
     batch_size: PositiveInt = 64
 
 
 def tables(kind: str, schedule: str, sets: Sequence[str]) -> tuple[FloatArray, FloatArray]:
-    """Density p and weight w, both [T], of the strategy `kind` on the noise schedule `schedule`.
+    """Density p and weight w, both [T], of the strategy `kind` on the noise process `schedule`: a
+    schedule of betas, edm or flow.
 
-    `sets` are KEY=VALUE: parameters of the strategy, timesteps, prediction_type or batch_size.
-    Raises UserError.
+    `sets` are KEY=VALUE: parameters of the strategy, timesteps, noise.KEY, prediction_type (the
+    process's first target unless given) or batch_size. Raises UserError.
     """
     values = assignments(sets)
-    process = {key: values.pop(key) for key in ("timesteps",) if key in values}
+    process = {"kind": schedule} if schedule in PROCESSES else {"schedule": schedule}
+    process |= {key: values.pop(key) for key in ("timesteps",) if key in values}
+    noise = merge({"noise": process}, {"noise": values.pop("noise", {})})
     rest = {key: values.pop(key) for key in ("prediction_type", "batch_size") if key in values}
-    data = {"strategy": {"kind": kind} | values, "noise": process | {"schedule": schedule}}
-    shown = parse(_Shown, data | rest)
-    built = shown.strategy.build(shown.noise.build().alpha_bar, shown.prediction_type)
+    shown = parse(_Shown, {"strategy": {"kind": kind} | values} | noise | rest)
+    target = shown.prediction_type or shown.noise.targets[0]
+    shown.noise.check(target)
+    built = shown.strategy.build(shown.noise.build().alpha_bar, target)
     return built.marginal(shown.batch_size), built.w

@@ -1,4 +1,10 @@
-"""What a timestep strategy is: a density p over the timesteps and a weight w on the loss."""
+"""What a timestep strategy is: a density p over the timesteps and a weight w on the loss.
+
+A strategy sees a noise process only through T and alpha_bar := SNR / (1 + SNR), in [0, 1) and
+falling with t. For a variance-preserving process this is its own alpha_bar; for others it is the
+share of the signal in the variance of x_t, e.g. 1 / (1 + sigma^2) for EDM. So every table strategy
+works on every process, and two processes are alike where their alpha_bar, or log-SNR, is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +21,11 @@ from stepsearch.errors import UserError
 from stepsearch.strategies.draws import InverseCDF
 
 FloatArray = npt.NDArray[np.float64]
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
+"""A denoiser's target: eps, v, x0, the velocity eps - x0 of rectified flow, EDM's F."""
+
+SIGMA_DATA = 0.5
+"""The images' standard deviation by which EDM preconditions; 0.5 in all of its models."""
 
 
 class Strategy(ABC):
@@ -140,13 +150,31 @@ def from_epsilon(
     """Carry a weight on the eps-loss, as most papers give it, to the loss of another target.
 
     ||eps - eps^||^2 = SNR ||x0 - x0^||^2 and ||v - v^||^2 = (SNR + 1) ||x0 - x0^||^2, hence
-    w_v = w_eps SNR / (SNR + 1) = w_eps abar and w_x0 = w_eps SNR.
+    w_v = w_eps SNR / (SNR + 1) = w_eps abar and w_x0 = w_eps SNR; for others see `x0_errors`.
     """
+    if prediction_type == "epsilon":
+        return w
     if prediction_type == "v_prediction":
         return w * alpha_bar
     if prediction_type == "sample":
         return w * snr(alpha_bar)
-    return w
+    return w * snr(alpha_bar) / x0_errors(alpha_bar, prediction_type)
+
+
+def x0_errors(alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
+    """||y - y^||^2 / ||x0 - x0^||^2 for a denoiser's target y and the image that it stands for.
+
+    SNR for eps, SNR + 1 for v, 1 for x0, (1 + sqrt(SNR))^2 for the velocity eps - x0, and
+    SNR + 1 / sigma_data^2 = 1 / c_out^2 for EDM's F: weight 1 on F is EDM's lambda(sigma) on x0.
+    """
+    errors = {
+        "epsilon": snr(alpha_bar),
+        "v_prediction": snr(alpha_bar) + 1,
+        "sample": np.ones_like(alpha_bar),
+        "flow": (1 + np.sqrt(snr(alpha_bar))) ** 2,
+        "edm": snr(alpha_bar) + SIGMA_DATA**-2,
+    }
+    return errors[prediction_type]
 
 
 def snr(alpha_bar: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ from stepsearch.sampling.sampler import SamplerConfig
 _CARD = Template("""\
 ---
 pipeline_tag: unconditional-image-generation
-tags: [diffusers, ddpm, timestep-strategy]
+tags: [diffusers, $tag, timestep-strategy]
 ---
 
 # $search, trial $trial: timesteps by `$family`
@@ -25,7 +25,7 @@ numbers.
 
 ## The strategy
 
-`strategy.json` holds, for each of the $T timesteps of the `$schedule` noise schedule (t = 0 is
+`strategy.json` holds, for each of the $T timesteps of the `$schedule` noise process (t = 0 is
 the least noisy), the probability `p` of drawing t in training and the weight `w` on the
 loss (the mean squared error of the denoiser's `$prediction_type` prediction).
 
@@ -44,19 +44,7 @@ Judged on images drawn with $sampler, the settings of `samples.png`. `leaderboar
 
 ## Draw images
 
-```python
-from diffusers import DDIMPipeline
-pipeline = DDIMPipeline.from_pretrained("pipeline")
-images = pipeline(batch_size=16, num_inference_steps=$ddim_steps, eta=$eta).images
-```
-
-`DDPMPipeline` loads the same folder:
-
-```python
-from diffusers import DDPMPipeline
-pipeline = DDPMPipeline.from_pretrained("pipeline")
-images = pipeline(batch_size=16, num_inference_steps=$ddpm_steps).images
-```
+$drawing
 
 ## Train with the strategy
 
@@ -67,7 +55,7 @@ on your images:
 python train_with_strategy.py --data my_images --out retrained
 ```
 
-In your own loop, two lines change. They are made for the noise schedule in
+In your own loop, two lines change. They are made for the noise process in
 `pipeline/scheduler` and for `$prediction_type` prediction, not for others:
 
 ```python
@@ -86,10 +74,42 @@ $provenance
 """)
 
 
+_DRAW_VP = Template("""\
+```python
+from diffusers import DDIMPipeline
+pipeline = DDIMPipeline.from_pretrained("pipeline")
+images = pipeline(batch_size=16, num_inference_steps=$ddim_steps, eta=$eta).images
+```
+
+`DDPMPipeline` loads the same folder:
+
+```python
+from diffusers import DDPMPipeline
+pipeline = DDPMPipeline.from_pretrained("pipeline")
+images = pipeline(batch_size=16, num_inference_steps=$ddpm_steps).images
+```""")
+
+_DRAW = Template("""\
+```python
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained("pipeline")
+images = pipeline(batch_size=16, num_inference_steps=$steps).images
+```
+
+The noise is removed by diffusers' `$scheduler`.""")
+
+_TAGS = {"vp": "ddpm", "edm": "edm", "flow": "flow-matching"}
+_SCHEDULERS = {
+    ("edm", "euler"): "EDMEulerScheduler",
+    ("edm", "dpm"): "EDMDPMSolverMultistepScheduler",
+    ("flow", "euler"): "FlowMatchEulerDiscreteScheduler",
+}
+_SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "dpm": "DPM-Solver++"}
+
+
 def card(file: StrategyFile, sampler: SamplerConfig) -> str:
     """The text of README.md."""
     origin = file.provenance
-    steps = sampler.num_steps
     return _CARD.substitute(
         search=origin.search,
         trial=origin.trial,
@@ -102,10 +122,21 @@ def card(file: StrategyFile, sampler: SamplerConfig) -> str:
         verdict=_verdict(origin),
         metrics=_metrics(origin),
         sampler=_sampler(sampler),
+        tag=_TAGS[file.schedule.kind],
+        drawing=_drawing(file, sampler),
+        provenance=_table(("", ""), _origin(origin).items()),
+    )
+
+
+def _drawing(file: StrategyFile, sampler: SamplerConfig) -> str:
+    """How diffusers draws images as `sampler` does."""
+    steps, kind = sampler.num_steps, file.schedule.kind
+    if kind != "vp":
+        return _DRAW.substitute(steps=steps, scheduler=_SCHEDULERS[kind, sampler.kind])
+    return _DRAW_VP.substitute(
         ddim_steps=steps,
         ddpm_steps=steps if sampler.kind == "ddpm" else file.schedule.timesteps,
         eta=sampler.eta,
-        provenance=_table(("", ""), _origin(origin).items()),
     )
 
 
@@ -133,9 +164,12 @@ def _metrics(origin: Provenance) -> str:
 
 
 def _sampler(sampler: SamplerConfig) -> str:
+    text = f"{_SAMPLERS[sampler.kind]} in {sampler.num_steps} steps"
+    if sampler.kind in ("euler", "dpm"):
+        return text
     eta = f", eta {sampler.eta:g}" if sampler.kind == "ddim" else ""
     clipped = "clipped" if sampler.clip_sample else "not clipped"
-    return f"{sampler.kind.upper()} in {sampler.num_steps} steps (x0 {clipped}{eta})"
+    return f"{text} (x0 {clipped}{eta})"
 
 
 def _origin(origin: Provenance) -> dict[str, Any]:

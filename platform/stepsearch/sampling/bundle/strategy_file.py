@@ -15,6 +15,8 @@ from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.errors import UserError
 from stepsearch.strategies import FloatArray, PredictionType, Strategy, StrategyConfig
+from stepsearch.strategies.base import snr
+from stepsearch.strategies.carry import carry_density, carry_weight
 
 NAME = "strategy.json"
 _MAX_BYTES = 32 * 1024**2
@@ -28,13 +30,14 @@ SignalLevel = Annotated[float, Field(ge=0, lt=1)]
 class Schedule(Config):
     """The noise process whose timesteps p and w count."""
 
+    kind: Literal["vp", "edm", "flow"] = "vp"
     name: str
     timesteps: int
     """T."""
     alpha_bar: tuple[SignalLevel, ...]
-    """abar_t, the share of the signal's variance that is left; t = 0 is the least noisy."""
+    """The signal's share of the variance, SNR / (1 + SNR); t = 0 is the least noisy."""
     diffusers: dict[str, Any]
-    """Keyword arguments that give diffusers' DDPMScheduler this process."""
+    """Keyword arguments that give diffusers' schedulers for this kind this process."""
 
 
 class Provenance(Config):
@@ -89,6 +92,19 @@ class StrategyFile(Config):
             raise ValueError(f"p must sum to 1, got {math.fsum(self.p)}")
         return self
 
+    def on(
+        self, process: NoiseProcess, prediction_type: PredictionType
+    ) -> tuple[FloatArray, FloatArray]:
+        """p and w carried in log-SNR to another process and target; both [process.T].
+
+        Raises UserError if no denoiser can be trained on that target there.
+        """
+        process.config.check(prediction_type)
+        levels, to = _log_snr(np.array(self.schedule.alpha_bar)), process.log_snr
+        targets = {"prediction_type": self.prediction_type, "target": prediction_type}
+        p = carry_density(np.array(self.p), levels, to)
+        return p / p.sum(), carry_weight(np.array(self.w), levels, to, **targets)
+
     def write(self, folder: Path) -> None:
         """One key a line; every float is written with all its digits."""
         content = self.model_dump(mode="json")
@@ -110,7 +126,8 @@ def strategy_file(
         "prediction_type": training.prediction_type,
         "w": strategy.w.tolist(),
         "schedule": {
-            "name": process.config.schedule,
+            "kind": process.kind,
+            "name": process.name,
             "timesteps": process.T,
             "alpha_bar": process.alpha_bar.tolist(),
             "diffusers": process.scheduler_config(),
@@ -119,6 +136,11 @@ def strategy_file(
         "provenance": provenance,
     }
     return _checked(content | _density(strategy, training.batch_size), NAME)
+
+
+def _log_snr(alpha_bar: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore"):
+        return np.log(snr(alpha_bar))
 
 
 def _density(strategy: Strategy, batch_size: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DiffusionPipeline, UNet2DModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image, ImageOps
@@ -31,25 +31,42 @@ def draw_timesteps(p: Tensor, n: int) -> Tensor:
     return torch.searchsorted(p.cumsum(0)[:-1], u, right=True)
 
 
-def target(scheduler: DDPMScheduler, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def levels(schedule: dict[str, Any]) -> Tensor:
+    """a, b and the denoiser's time for each t: it sees a x0 + b noise, and is told the time."""
+    abar = torch.tensor(schedule["alpha_bar"], dtype=torch.float64)
+    snr, T = abar / (1 - abar), schedule["timesteps"]
+    if schedule["kind"] == "edm":  # Karras et al. 2022, table 1
+        sigma, sigma_data = snr**-0.5, schedule["diffusers"]["sigma_data"]
+        c_in = (sigma**2 + sigma_data**2) ** -0.5
+        return torch.stack([c_in, c_in * sigma, sigma.log() / 4]).float()
+    if schedule["kind"] == "flow":
+        s = 1 / (1 + snr**0.5)
+        return torch.stack([1 - s, s, s * T]).float()
+    return torch.stack([abar**0.5, (1 - abar) ** 0.5, torch.arange(T)]).float()
+
+
+def target(strategy: dict[str, Any], x0: Tensor, noise: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """What the denoiser has to predict."""
-    if scheduler.config.prediction_type == "sample":
-        return x0
-    if scheduler.config.prediction_type == "v_prediction":
-        velocity: Tensor = scheduler.get_velocity(x0, noise, t)
-        return velocity
-    return noise
+    kind = strategy["prediction_type"]
+    if kind == "v_prediction":
+        return a * noise - b * x0
+    if kind == "edm":
+        sigma_data: float = strategy["schedule"]["diffusers"]["sigma_data"]
+        return b / sigma_data * x0 - sigma_data * a * noise
+    if kind == "flow":
+        return noise - x0
+    return x0 if kind == "sample" else noise
 
 
 def train(
     denoiser: UNet2DModel,
-    scheduler: DDPMScheduler,
     images: Tensor,
     strategy: dict[str, Any],
     steps: int,
 ) -> None:
     """Train `denoiser` on `images` [N, C, H, W] in [-1, 1] and leave it with averaged weights."""
     settings, device = strategy["training"], denoiser.device
+    table = levels(strategy["schedule"])
     p = torch.tensor(strategy["p"], dtype=torch.float64)
     w = torch.tensor(strategy["w"], dtype=torch.float32)
     parameters = list(denoiser.parameters())
@@ -68,9 +85,9 @@ def train(
         x0 = images[torch.randint(len(images), (settings["batch_size"],))]
         noise = torch.randn_like(x0)
         t = draw_timesteps(p, len(x0))  # instead of uniform ones
-        x_t = scheduler.add_noise(x0, noise, t)
-        goal = target(scheduler, x0, noise, t).to(device)
-        output = denoiser(x_t.to(device), t.to(device)).sample
+        a, b, time = table[:, t].view(3, -1, 1, 1, 1)
+        goal = target(strategy, x0, noise, a, b).to(device)
+        output = denoiser((a * x0 + b * noise).to(device), time.flatten().to(device)).sample
         mse = (output - goal).square().flatten(1).mean(1)
         loss = (w[t].to(device) * mse).mean()  # instead of mse.mean()
         loss.backward()
@@ -120,14 +137,13 @@ def main() -> None:
     strategy = json.loads((HERE / "strategy.json").read_text(encoding="utf-8"))
     args = arguments(strategy["provenance"]["images_seen"] // strategy["training"]["batch_size"])
     torch.manual_seed(args.seed)
-    pipeline = HERE / "pipeline"
-    scheduler = DDPMScheduler.from_pretrained(pipeline, subfolder="scheduler")
-    denoiser = UNet2DModel.from_config(UNet2DModel.load_config(pipeline, subfolder="unet"))
+    pipeline = DiffusionPipeline.from_pretrained(HERE / "pipeline")
+    denoiser = UNet2DModel.from_config(pipeline.unet.config)
     denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
     shape = denoiser.config.in_channels, denoiser.config.sample_size
     images = load_images(args.data, *shape) if args.data else load_digits(*shape)
-    train(denoiser, scheduler, images, strategy, args.steps)
-    DDPMPipeline(denoiser, scheduler).save_pretrained(args.out)
+    train(denoiser, images, strategy, args.steps)
+    type(pipeline)(denoiser, pipeline.scheduler).save_pretrained(args.out)
     print(f"saved to {args.out}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from diffusers import DDPMPipeline, UNet2DModel
+from diffusers import ConsistencyModelPipeline, DDPMPipeline, DiffusionPipeline, UNet2DModel
 
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
@@ -80,12 +80,22 @@ def _fill(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
     (folder / "README.md").write_text(card(file, bundle.sampler), encoding="utf-8")
 
 
+_PIPELINES: dict[str, type[DiffusionPipeline]] = {
+    "vp": DDPMPipeline,
+    "edm": ConsistencyModelPipeline,
+    "flow": DDPMPipeline,
+}
+"""Of these, ConsistencyModelPipeline scales the denoiser's input as EDM's schedulers ask for."""
+
+
 def _write_pipeline(folder: Path, bundle: Bundle) -> None:
-    """The denoiser with DDPM's scheduler, whose settings DDIMPipeline takes over."""
-    ancestral = bundle.sampler.model_copy(update={"kind": "ddpm"})
-    target = bundle.training.prediction_type
-    scheduler = diffusion_scheduler(bundle.process, ancestral, target)
-    DDPMPipeline(unet=bundle.denoiser, scheduler=scheduler).save_pretrained(folder)
+    """The denoiser with the sampler's scheduler; with DDPM's for DDIM, which takes it over."""
+    sampler, target = bundle.sampler, bundle.training.prediction_type
+    if sampler.kind == "ddim":
+        sampler = sampler.model_copy(update={"kind": "ddpm"})
+    scheduler = diffusion_scheduler(bundle.process, sampler, target)
+    pipeline = _PIPELINES[bundle.process.kind](unet=bundle.denoiser, scheduler=scheduler)
+    pipeline.save_pretrained(folder)
     # safetensors lets nobody but the owner read its files
     for weights in folder.rglob("*.safetensors"):
         weights.chmod((folder / "model_index.json").stat().st_mode)
