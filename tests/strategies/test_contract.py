@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from stepsearch.diffusion.noise import Schedule
 from stepsearch.errors import UserError
 from stepsearch.strategies import STRATEGIES, PredictionType, StrategyConfig, strategy
+from stepsearch.strategies.adaptive import PAPER
 
 EXAMPLES = [
     *(config() for config in STRATEGIES.values()),
@@ -17,6 +18,10 @@ EXAMPLES = [
     strategy("speed", r=7.2, lam=1.0, k=25, convergence_weight="released"),
     strategy("p2", gamma=0.5),
     strategy("min_snr", gamma=1),
+    strategy("adaptive", **PAPER, weighting={"kind": "min_snr"}),
+    strategy("loss_second_moment", weighting={"kind": "p2"}, history=1, floor=0.5),
+    strategy("infonoise", over_weight=False, floor=0),
+    strategy("decl", clusters=3, floor=0.1),
 ]
 
 
@@ -51,8 +56,8 @@ def test_density_and_weight_are_proper_on_every_process(
 @every_strategy
 def test_tables_are_what_density_and_weight_say_and_cannot_be_changed(config, alpha_bar):
     built = config.build(alpha_bar(), "v_prediction")
-    np.testing.assert_array_equal(built.p, config.density(alpha_bar()))
-    np.testing.assert_array_equal(built.w, config.weight(alpha_bar(), "v_prediction"))
+    np.testing.assert_allclose(built.p, config.density(alpha_bar()), rtol=1e-12)
+    np.testing.assert_allclose(built.w, config.weight(alpha_bar(), "v_prediction"), rtol=1e-12)
     for table in (built.p, built.w):
         with pytest.raises(ValueError, match="read-only"):
             table[0] = 1
@@ -79,6 +84,8 @@ def test_draws_follow_the_declared_marginal(config, schedule, alpha_bar, generat
     draws = torch.cat([independent.draw(n, generator) for _ in range(batches)])
     seen = np.bincount(draws, minlength=1000).reshape(bins, -1).sum(1)
     expected = independent.marginal(n).reshape(bins, -1).sum(1) * len(draws)
+    assert not seen[expected == 0].any()
+    seen, expected = seen[expected > 0], expected[expected > 0]
     # methods, section 1: mirrored draws are pairwise dependent, chi2/df is 1.13 instead of 1
     statistic = chisquare(seen, expected).statistic / 1.13
     assert statistic < 99  # 49 degrees of freedom, p = 3e-5
@@ -93,7 +100,7 @@ def test_stratified_draws_keep_the_marginal_at_every_place_of_the_batch(
     batches = torch.stack([built.draw(n, generator) for _ in range(30_000 // n)])
     seen = np.bincount(batches.flatten(), minlength=100).reshape(10, 10).sum(1)
     expected = built.marginal(n).reshape(10, 10).sum(1) * batches.numel()
-    assert np.all(abs(seen - expected) < 4 * np.sqrt(expected))
+    assert np.all(abs(seen - expected) <= 4 * np.sqrt(expected))
     if not getattr(config, "mirror", False):  # a place is either always mirrored or never
         first = np.bincount(batches[:, 0], minlength=100).reshape(10, 10).sum(1)
         expected = built.p.reshape(10, 10).sum(1) * len(batches)
@@ -128,7 +135,7 @@ def test_state_survives_a_round_trip(config, alpha_bar):
 
 @every_strategy
 def test_foreign_state_is_refused(config, alpha_bar):
-    with pytest.raises(UserError, match="no state to load"):
+    with pytest.raises(UserError, match=r"state .*load.*, got \['ema'\]"):
         config.build(alpha_bar()).load_state_dict({"ema": torch.ones(3)})
 
 

@@ -124,7 +124,7 @@ def test_the_baseline_neither_prefers_nor_weighs(prediction_type, alpha_bar):  #
         ("min_snr", {"gamma": [5]}, "min_snr.gamma must be a number, got [5]"),
         ("uniform", {"stratify": "no way"}, "uniform.stratify must be true or false, got"),
         ("uniform", {"k": 1}, "uniform.k is not a known key (known keys: kind, stratify)"),
-        ("sped", {}, "strategy must be one of uniform, speed, p2, min_snr, got 'sped'"),
+        ("sped", {}, "strategy must be one of uniform, speed, p2, min_snr, adaptive"),
     ],
 )
 def test_bad_parameters_are_refused_in_one_line(kind, parameters, message):

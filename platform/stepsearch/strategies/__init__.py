@@ -8,9 +8,19 @@ from pydantic import Field
 
 from stepsearch.config import parse
 from stepsearch.errors import UserError
+from stepsearch.strategies.adaptive import (
+    AdaptiveConfig,
+    DeclConfig,
+    GradientVarianceConfig,
+    InfoNoiseConfig,
+    LossSecondMomentConfig,
+    UncertaintyConfig,
+    VdmAdaptiveConfig,
+)
 from stepsearch.strategies.base import (
     FloatArray,
     PredictionType,
+    Step,
     Strategy,
     StrategyConfig,
     TableStrategy,
@@ -25,10 +35,28 @@ STRATEGIES: dict[str, type[StrategyConfig]] = {
     "speed": SpeedConfig,
     "p2": P2Config,
     "min_snr": MinSnrConfig,
+    "adaptive": AdaptiveConfig,
+    "loss_second_moment": LossSecondMomentConfig,
+    "vdm_adaptive": VdmAdaptiveConfig,
+    "infonoise": InfoNoiseConfig,
+    "edm2_uncertainty": UncertaintyConfig,
+    "decl": DeclConfig,
+    "gradient_variance": GradientVarianceConfig,
 }
 
 AnyStrategy = Annotated[
-    UniformConfig | SpeedConfig | P2Config | MinSnrConfig, Field(discriminator="kind")
+    UniformConfig
+    | SpeedConfig
+    | P2Config
+    | MinSnrConfig
+    | AdaptiveConfig
+    | LossSecondMomentConfig
+    | VdmAdaptiveConfig
+    | InfoNoiseConfig
+    | UncertaintyConfig
+    | DeclConfig
+    | GradientVarianceConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -41,15 +69,23 @@ def strategy(kind: str, **parameters: Any) -> StrategyConfig:
 
 __all__ = [
     "STRATEGIES",
+    "AdaptiveConfig",
     "AnyStrategy",
+    "DeclConfig",
     "FloatArray",
+    "GradientVarianceConfig",
+    "InfoNoiseConfig",
+    "LossSecondMomentConfig",
     "MinSnrConfig",
     "P2Config",
     "PredictionType",
     "SpeedConfig",
+    "Step",
     "Strategy",
     "StrategyConfig",
     "TableStrategy",
+    "UncertaintyConfig",
     "UniformConfig",
+    "VdmAdaptiveConfig",
     "strategy",
 ]
