@@ -22,12 +22,6 @@ def equal_bins(values: FloatArray, count: int) -> npt.NDArray[np.int64]:
     return np.asarray(np.searchsorted(edges[1:-1], values, side="right"), dtype=np.int64)
 
 
-def spacing(values: FloatArray) -> FloatArray:
-    """The width that each of the rising `values` stands for: half of that to its neighbours."""
-    padded = np.concatenate([values[:1], values, values[-1:]])
-    return np.asarray((padded[2:] - padded[:-2]) / 2)
-
-
 def x0_factor(alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
     """||target - output||^2 / ||x0 - x0^||^2: SNR for eps, SNR + 1 for v and 1 for x0."""
     signal = np.clip(alpha_bar, 1 / _MOST, 1 - 1 / _MOST)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stepsearch.strategies.adaptive.bins import equal_bins, log_sigma, spacing, x0_factor
+from stepsearch.strategies.adaptive.bins import equal_bins, log_sigma, x0_factor
 from stepsearch.strategies.adaptive.history import empty_history, means, push
 from stepsearch.strategies.adaptive.table import LearnedConfig, LearnedStrategy
 from stepsearch.strategies.base import FloatArray, PredictionType, Step
@@ -73,7 +73,7 @@ class InfoNoise(LearnedStrategy):
     ) -> None:
         levels, factor = log_sigma(alpha_bar), x0_factor(alpha_bar, prediction_type)
         sigma = np.exp(levels)
-        scale = gate(sigma, config.gate, config.gate_power) * spacing(levels)
+        scale = gate(sigma, config.gate, config.gate_power) * np.gradient(levels)
         if config.over_weight:
             scale = scale / np.maximum(w * factor, np.finfo(np.float64).tiny)
         # bins hold mmse / sigma^2 and not mmse, which changes by orders of magnitude inside one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -70,7 +70,9 @@ class AdaptiveConfig(LearnedConfig):
     """Rewards are taken relative to their moving mean and spread, not as they are."""
     floor: float = Field(default=0.05, ge=0, le=1)
     """The part of all draws that stays uniform, so that no timestep is forgotten; 1 is uniform."""
-    channels: tuple[int, ...] = Field(default=(8, 16, 32), min_length=1, max_length=6)
+    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        default=(8, 16, 32), min_length=1, max_length=6
+    )
     """Of the policy's convolutions, each of which halves the image."""
     hidden: int = Field(default=64, ge=1, le=4096)
     """Units of the policy's two hidden layers."""
