@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from search_spaces.adaptive import AdaptiveSpace
 from search_spaces.base import FixedPoint, SearchSpace, Suggest
+from search_spaces.edm2_uncertainty import UncertaintySpace
+from search_spaces.infonoise import InfoNoiseSpace
+from search_spaces.loss_second_moment import LossSecondMomentSpace
 from search_spaces.min_snr import MinSnrSpace
 from search_spaces.p2 import P2Space
 from search_spaces.speed import SpeedSpace
@@ -19,9 +23,22 @@ SPACES: dict[str, type[SearchSpace]] = {
     "speed": SpeedSpace,
     "p2": P2Space,
     "min_snr": MinSnrSpace,
+    "adaptive": AdaptiveSpace,
+    "loss_second_moment": LossSecondMomentSpace,
+    "infonoise": InfoNoiseSpace,
+    "edm2_uncertainty": UncertaintySpace,
 }
 
-AnySpace = Annotated[SpeedSpace | P2Space | MinSnrSpace, Field(discriminator="kind")]
+AnySpace = Annotated[
+    SpeedSpace
+    | P2Space
+    | MinSnrSpace
+    | AdaptiveSpace
+    | LossSecondMomentSpace
+    | InfoNoiseSpace
+    | UncertaintySpace,
+    Field(discriminator="kind"),
+]
 
 
 def space(data: str | Mapping[str, Any]) -> SearchSpace:
@@ -34,13 +51,17 @@ def space(data: str | Mapping[str, Any]) -> SearchSpace:
 
 __all__ = [
     "SPACES",
+    "AdaptiveSpace",
     "AnySpace",
     "FixedPoint",
+    "InfoNoiseSpace",
+    "LossSecondMomentSpace",
     "MinSnrSpace",
     "P2Space",
     "SearchSpace",
     "SpeedSpace",
     "Suggest",
     "TrainerFacts",
+    "UncertaintySpace",
     "space",
 ]

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from stepsearch.errors import UserError
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.bundle import load_strategy, write_bundle
 from stepsearch.sampling.sampler import generate
-from stepsearch.strategies import SpeedConfig, UniformConfig, strategy
+from stepsearch.strategies import LossSecondMomentConfig, SpeedConfig, UniformConfig, strategy
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,18 @@ def test_a_mirrored_strategy_is_exported_as_the_density_of_a_whole_batch(make_bu
     np.testing.assert_array_equal(p, bundle.strategy.marginal(32))
     assert not np.allclose(p, bundle.strategy.p)
     assert "batch of 32" in file.note
+    assert file.note in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_a_strategy_that_learns_is_exported_as_it_was_in_the_end(make_bundle, tmp_path):
+    bundle = make_bundle(config=LossSecondMomentConfig(history=1))
+    t = torch.arange(1000)
+    bundle.strategy.observe(t, 1 + t / 1000)
+    p, w, file = load_strategy(write_bundle(tmp_path / "b", bundle) / "strategy.json")
+    np.testing.assert_array_equal(p, bundle.strategy.p)
+    np.testing.assert_array_equal(w, bundle.strategy.w)
+    assert p[999] > p[0]
+    assert file.note == "p and w changed during the training: these are the last ones."
     assert file.note in (tmp_path / "b" / "README.md").read_text()
 
 

@@ -117,7 +117,7 @@ def test_a_space_may_be_given_by_its_name_alone(kind):
 def test_an_unknown_space_is_refused_with_the_choices(data, got):
     with pytest.raises(UserError) as error:
         space(data)
-    assert str(error.value) == f"space must be one of speed, p2, min_snr, got {got}"
+    assert str(error.value) == f"space must be one of {', '.join(SPACES)}, got {got}"
 
 
 def test_facts_know_T():

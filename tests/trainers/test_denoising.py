@@ -8,11 +8,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stepsearch.search.trial import Trial
+from stepsearch.strategies import strategy
 from trainers import trainer
 from trainers.denoising import CHECKPOINT, run
+from trainers.rows import last_strategy, read_rows
 
 MILESTONES = (64, 128, 192)
 OF_THE_CLOCK = ("train_cpu_s", "evaluation_cpu_s", "images_per_s")
@@ -64,6 +67,27 @@ def test_a_trial_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert list(second.heard) == [64, 128, 192], "the report at its checkpoint may have been lost"
     assert second.heard[128] == first.heard[128]
     assert second.heard | first.heard == whole.heard
+
+
+def test_a_trial_leaves_a_picture_of_what_its_strategy_learned(
+    trial: Trial, tmp_path: Path
+) -> None:
+    config = trial.config.model_copy(update={"strategy": strategy("vdm_adaptive")})
+    learning = Trial(0, config, 0, MILESTONES, tmp_path / "learning", trial.cache)
+    for one in (trial, learning):
+        one.folder.mkdir()
+        run(one, Listener())
+        one.config.illustrate(one.folder)
+    rows = read_rows(learning.folder / "strategy.jsonl")
+    assert [row["images_seen"] for row in rows][-1] == 192
+    assert all(np.mean(row["density"]) == pytest.approx(1, abs=1e-3) for row in rows)
+    assert rows[0]["density"] != rows[-1]["density"]
+    p, w = last_strategy(rows, 1000)
+    assert p.sum() == pytest.approx(1)
+    assert len(p) == len(w) == 1000
+    assert (learning.folder / "pictures" / "density_over_training.png").exists()
+    assert not (trial.folder / "strategy.jsonl").exists()
+    assert not (trial.folder / "pictures" / "density_over_training.png").exists()
 
 
 SHORT_OF_MEMORY = """
