@@ -7,13 +7,18 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
+from search_spaces.adaptive import AdaptiveSpace
 from search_spaces.base import FixedPoint, SearchSpace, Suggest
 from search_spaces.compose import ComposeSpace
+from search_spaces.decl import DeclSpace
+from search_spaces.edm2_uncertainty import UncertaintySpace
 from search_spaces.families import FamiliesSpace
 from search_spaces.family import FamilySpace
+from search_spaces.infonoise import InfoNoiseSpace
+from search_spaces.loss_second_moment import LossSecondMomentSpace
 from search_spaces.min_snr import MinSnrSpace
 from search_spaces.p2 import P2Space
-from search_spaces.phase import DeclSpace, PhaseSpace
+from search_spaces.phase import PhaseSpace
 from search_spaces.speed import SpeedSpace
 from stepsearch.config import parse
 from stepsearch.errors import UserError
@@ -28,6 +33,10 @@ SPACES: dict[str, type[SearchSpace]] = {
     "compose": ComposeSpace,
     "phase": PhaseSpace,
     "decl": DeclSpace,
+    "adaptive": AdaptiveSpace,
+    "loss_second_moment": LossSecondMomentSpace,
+    "infonoise": InfoNoiseSpace,
+    "edm2_uncertainty": UncertaintySpace,
 }
 
 AnySpace = Annotated[
@@ -38,7 +47,11 @@ AnySpace = Annotated[
     | FamiliesSpace
     | ComposeSpace
     | PhaseSpace
-    | DeclSpace,
+    | DeclSpace
+    | AdaptiveSpace
+    | LossSecondMomentSpace
+    | InfoNoiseSpace
+    | UncertaintySpace,
     Field(discriminator="kind"),
 ]
 
@@ -53,12 +66,15 @@ def space(data: str | Mapping[str, Any]) -> SearchSpace:
 
 __all__ = [
     "SPACES",
+    "AdaptiveSpace",
     "AnySpace",
     "ComposeSpace",
     "DeclSpace",
     "FamiliesSpace",
     "FamilySpace",
     "FixedPoint",
+    "InfoNoiseSpace",
+    "LossSecondMomentSpace",
     "MinSnrSpace",
     "P2Space",
     "PhaseSpace",
@@ -66,5 +82,6 @@ __all__ = [
     "SpeedSpace",
     "Suggest",
     "TrainerFacts",
+    "UncertaintySpace",
     "space",
 ]

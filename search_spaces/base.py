@@ -73,11 +73,12 @@ class SearchSpace(Config):
             )
 
 
-def bounds(low: float, high: float, *, baseline: float) -> AfterValidator:
+def bounds(low: float, high: float, *, baseline: float | None = None) -> AfterValidator:
     """Validate a range inside low..high that holds `baseline`, where the trial is uniform.
 
     A range without it is refused rather than widened: nothing is searched that the user did not
-    write, and the baseline is never outside of what the optuna_sampler can propose.
+    write, and the baseline is never outside of what the optuna_sampler can propose. None: the
+    trial is uniform by another parameter.
     """
 
     def check(value: Range, info: ValidationInfo) -> Range:
@@ -86,7 +87,7 @@ def bounds(low: float, high: float, *, baseline: float) -> AfterValidator:
             rule = "a range low < high"
         elif first < low or last > high:
             rule = f"a range inside {low:g}..{high:g}"
-        elif not first <= baseline <= last:
+        elif baseline is not None and not first <= baseline <= last:
             rule = f"a range that holds {baseline:g}, the uniform baseline"
         else:
             return value

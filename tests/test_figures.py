@@ -12,6 +12,7 @@ from PIL import Image
 
 from stepsearch.figures import (
     FloatArray,
+    density_over_training,
     loss_by_log_snr,
     quality_curves,
     strategy_curves,
@@ -80,6 +81,15 @@ def test_the_loss_map_has_a_cell_for_each_bin_and_leaves_out_what_was_not_drawn(
 def test_a_loss_map_without_any_loss_is_empty_but_drawn() -> None:
     loss = np.full((2, 20), np.nan)
     assert rendered(loss_by_log_snr([10, 20], np.linspace(-9, 9, 20), loss))
+
+
+def test_the_density_map_has_a_cell_for_each_row_and_part_of_the_timesteps() -> None:
+    density = np.linspace(0, 2, 30).reshape(3, 10)
+    figure = density_over_training([100, 200, 400], density, 1000)
+    (mesh,) = figure.axes[0].collections
+    assert mesh.get_array().shape == (10, 3)
+    assert figure.axes[0].get_ylim() == (0, 1000)
+    assert rendered(figure)
 
 
 def test_quality_curves_show_the_baseline_and_name_only_the_best_others() -> None:

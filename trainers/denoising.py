@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -28,6 +27,7 @@ from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
 from stepsearch.strategies import AnyStrategy, PredictionType, UniformConfig
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
+from trainers.rows import append_row, last_strategy, read_rows, strategy_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,15 +124,24 @@ class DenoisingConfig(Config):
         )
 
     def illustrate(self, folder: Path) -> None:
-        """Draw p and w of the strategy, and the loss by noise level where there are losses."""
-        from stepsearch.figures import loss_by_log_snr, strategy_curves
+        """Draw p and w of the strategy, the loss by noise level where there are losses, and how
+        p changed where it was learned; p and w are then the last ones."""
+        from stepsearch.figures import density_over_training, loss_by_log_snr, strategy_curves
 
         process, pictures = self.noise.build(), folder / "pictures"
         pictures.mkdir(parents=True, exist_ok=True)
         strategy = self.strategy.build(process.alpha_bar, self._target)
-        p = strategy.marginal(self.training.batch_size)
-        strategy_curves(p, strategy.w).savefig(pictures / "strategy.png", dpi=110)
-        rows = _read_losses(folder / "loss.jsonl")
+        p, w = strategy.marginal(self.training.batch_size), strategy.w
+        learned = read_rows(folder / "strategy.jsonl")
+        if learned:
+            p, w = last_strategy(learned, process.T)
+            density_over_training(
+                [row["images_seen"] for row in learned],
+                np.array([row["density"] for row in learned]),
+                process.T,
+            ).savefig(pictures / "density_over_training.png", dpi=110)
+        strategy_curves(p, w).savefig(pictures / "strategy.png", dpi=110)
+        rows = read_rows(folder / "loss.jsonl")
         if rows:
             loss_by_log_snr(
                 [row["images_seen"] for row in rows],
@@ -192,7 +201,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     for milestone in (m for m in trial.milestones if m > behind):
         begun = time.process_time()
         with slices.fitting(workers):
-            losses, asked_to_leave = _train(training, milestone, trial.budget, report)
+            losses, asked_to_leave = _train(training, milestone, trial, report)
         if workers.rank == 0:
             training.save(checkpoint)
         if asked_to_leave:
@@ -211,13 +220,19 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
 
 
 def _train(
-    training: Training, until: int, budget: int, report: Report
+    training: Training, until: int, trial: Trial, report: Report
 ) -> tuple[list[LossSummary], bool]:
-    """Train to a milestone in small steps; the losses, and whether the search says stop."""
+    """Train to a milestone in small steps; the losses, and whether the search says stop.
+
+    What a strategy has learned goes to a file after each.
+    """
     losses = []
-    stride = max(1, budget // _TICKS)
+    stride = max(1, trial.budget // _TICKS)
     while training.images_seen < until:
         losses.append(training.run(min(until, training.images_seen + stride)))
+        if training.workers.rank == 0 and training.strategy.state_dict():
+            row = strategy_row(training.strategy, training.images_seen)
+            append_row(trial.folder / "strategy.jsonl", row)
         if not report.progress(training.images_seen):
             return losses, True
     return losses, False
@@ -262,20 +277,12 @@ def _summary(
         "count": total.count.tolist(),
         "loss": [x if np.isfinite(x) else None for x in total.loss.tolist()],
     }
-    _append(folder / "loss.jsonl", json.dumps(row) + "\n")
+    append_row(folder / "loss.jsonl", row)
     return {
         "train_loss": total.mean_loss,
         "grad_norm": total.grad_norm,
         "images_per_s": float(total.count.sum()) / total.seconds,
     }
-
-
-def _append(path: Path, line: str) -> None:
-    """Add a line; half a line that a killed worker may have left is cut off."""
-    with path.open("a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(line.encode())
 
 
 @lru_cache(maxsize=2)
@@ -292,11 +299,3 @@ def _judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Judge:
         data.fingerprint,
         cache,
     )
-
-
-def _read_losses(path: Path) -> list[dict[str, Any]]:
-    """The rows that `_summary` wrote; a resumed trial may have written one twice."""
-    if not path.exists():
-        return []
-    rows = map(json.loads, path.read_text().splitlines())
-    return list({row["images_seen"]: row for row in rows}.values())

@@ -96,6 +96,28 @@ def loss_by_log_snr(
     return figure
 
 
+def density_over_training(
+    images_seen: Sequence[int], density: FloatArray, T: int, *, title: str = ""
+) -> Figure:
+    """Heat map of T p over training, [len(images_seen), parts of the timesteps].
+
+    A row is p at that moment, drawn over the time since the row before it; 1 is uniform.
+    """
+    values = np.asarray(density, dtype=float).T
+    with mpl.rc_context(STYLE):
+        figure, (axis,) = _figure(6.4, 3.8, right=1.0)
+        across = np.array([0, *images_seen], dtype=float)
+        edges = np.linspace(0, T, len(values) + 1)
+        mesh = axis.pcolormesh(across, edges, values, cmap="cividis", vmin=0)
+        axis.grid(visible=False)
+        axis.set_title(title)
+        axis.set_ylabel("timestep t (0 = least noise)")
+        _count_images(axis)
+        beside = axis.inset_axes((1.02, 0, 0.04, 1))
+        figure.colorbar(mesh, cax=beside, label="density (times uniform)")
+    return figure
+
+
 def quality_curves(
     curves: Mapping[str, Curve],
     *,

@@ -15,7 +15,7 @@ from stepsearch.diffusion.checkpoints import read_checkpoint, read_latest, write
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.training import Training
 from stepsearch.errors import UserError
-from stepsearch.strategies.base import TableStrategy
+from stepsearch.strategies.base import Step, TableStrategy
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Build = Callable[..., Training]
@@ -82,6 +82,9 @@ class Counting(TableStrategy):
         uniform = NoiseConfig(timesteps=timesteps).build().alpha_bar * 0 + 1 / timesteps
         super().__init__(uniform, uniform * timesteps)
         self.seen = torch.zeros(timesteps)
+
+    def after_update(self, step: Step) -> None:
+        self.observe(step.t, step.losses())
 
     def observe(self, t: Tensor, loss: Tensor) -> None:
         assert t.shape == loss.shape

@@ -200,8 +200,8 @@ def test_the_summary_bins_unweighted_losses_by_log_snr(build_training: Build) ->
     process = NoiseConfig().build()
     seen: list[tuple[int, float]] = []
     timesteps = strategy("p2", gamma=1.0).build(process.alpha_bar)
-    timesteps.observe = lambda t, loss: seen.extend(  # type: ignore[method-assign]
-        zip(t.tolist(), loss.tolist(), strict=True)
+    timesteps.after_update = lambda step: seen.extend(  # type: ignore[method-assign]
+        zip(step.t.tolist(), step.losses().tolist(), strict=True)
     )
     summary = build_training(timesteps=timesteps).run(480)
 

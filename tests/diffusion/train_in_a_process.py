@@ -72,11 +72,15 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--rendezvous", type=Path, help="train on two workers that meet here")
     parser.add_argument("--slices", type=int, default=1, help="gradient accumulation")
+    parser.add_argument("--strategy", type=json.loads, help="kind and parameters, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
     workers = join(options.rank, options.rendezvous) if options.rendezvous else Workers()
-    training = build(workers=workers, slices=options.slices)
+    timesteps = None
+    if options.strategy:
+        timesteps = strategy(**options.strategy).build(NoiseConfig().build().alpha_bar)
+    training = build(workers=workers, timesteps=timesteps, slices=options.slices)
     if options.load:
         training.load(options.load)
     values = list(losses(training, options.steps))

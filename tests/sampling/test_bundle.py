@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from stepsearch.diffusion.noise import FlowConfig
@@ -14,7 +15,13 @@ from stepsearch.pictures import sample_grid
 from stepsearch.sampling.bundle import load_strategy, write_bundle
 from stepsearch.sampling.bundle.strategy_file import strategy_file
 from stepsearch.sampling.sampler import generate
-from stepsearch.strategies import SpeedConfig, TableStrategy, UniformConfig, strategy
+from stepsearch.strategies import (
+    LossSecondMomentConfig,
+    SpeedConfig,
+    TableStrategy,
+    UniformConfig,
+    strategy,
+)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +138,18 @@ def _file(bundle, strategy):
     return strategy_file(
         bundle.process, bundle.training, bundle.config, strategy, bundle.provenance
     )
+
+
+def test_a_strategy_that_learns_is_exported_as_it_was_in_the_end(make_bundle, tmp_path):
+    bundle = make_bundle(config=LossSecondMomentConfig(history=1))
+    t = torch.arange(1000)
+    bundle.strategy.observe(t, 1 + t / 1000)
+    p, w, file = load_strategy(write_bundle(tmp_path / "b", bundle) / "strategy.json")
+    np.testing.assert_array_equal(p, bundle.strategy.p)
+    np.testing.assert_array_equal(w, bundle.strategy.w)
+    assert p[999] > p[0]
+    assert file.note == "p and w changed during the training: these are the last ones."
+    assert file.note in (tmp_path / "b" / "README.md").read_text()
 
 
 def test_the_recipe_is_kept_as_it_is(folder, bundle):

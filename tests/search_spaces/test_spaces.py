@@ -70,6 +70,21 @@ def test_speed_searches_k_on_a_log_scale(facts):
         ({"kind": "p2", "gamma": [0, 0.7]}, ["P2 (paper, FFHQ)"]),
         ("min_snr", ["Min-SNR (paper)"]),
         ({"kind": "min_snr", "gamma_low": 6}, []),
+        (
+            "adaptive",
+            [
+                "Adaptive (paper, ImageNet)",
+                "Adaptive (paper, CIFAR-10)",
+                "Adaptive (default)",
+            ],
+        ),
+        ({"kind": "adaptive", "lr": [0.005, 0.1]}, ["Adaptive (paper, CIFAR-10)"]),
+        ({"kind": "adaptive", "every": [50, 100]}, []),
+        ("loss_second_moment", ["LossSecondMoment (paper)"]),
+        ({"kind": "loss_second_moment", "share": [0, 0.5]}, []),
+        ("infonoise", ["InfoNoise (CIFAR-10)"]),
+        ({"kind": "infonoise", "gate": [0.2, 1]}, []),
+        ("edm2_uncertainty", ["EDM2 (full strength)"]),
     ],
 )
 def test_a_papers_setting_is_tried_only_inside_the_ranges(data, papers, facts):
@@ -135,6 +150,41 @@ def test_min_snr_ranges_up_to_the_highest_snr_where_it_is_the_baseline(facts):
             {"kind": "p2", "gamma": [0.5, 1]},
             "p2.gamma must be a range that holds 0, the uniform baseline, got (0.5, 1)",
         ),
+        (
+            {"kind": "adaptive", "share": [0.5, 1]},
+            "adaptive.share must be a range that holds 0, the uniform baseline, got (0.5, 1)",
+        ),
+        ({"kind": "adaptive", "lr": [0, 1]}, "adaptive.lr must be a range inside 1e-06..1, got"),
+        (
+            {"kind": "adaptive", "entropy": [1, 0.1]},
+            "adaptive.entropy must be a range low < high, got (1, 0.1)",
+        ),
+        (
+            {"kind": "adaptive", "every": [0, 9]},
+            "adaptive.every must be a range inside 1..10000, got (0, 9)",
+        ),
+        ({"kind": "adaptive", "every": [1.5, 9]}, "adaptive.every[0] must be an integer, got 1.5"),
+        (
+            {"kind": "adaptive", "queue": [2, 9]},
+            "adaptive.queue must be a range inside 5..1000, got (2, 9)",
+        ),
+        (
+            {"kind": "adaptive", "selected": [1, 90]},
+            "adaptive.selected must be a range inside 1..50, got (1, 90)",
+        ),
+        (
+            {"kind": "loss_second_moment", "history": [0, 9]},
+            "loss_second_moment.history must be a range inside 1..1000, got (0, 9)",
+        ),
+        (
+            {"kind": "infonoise", "gate": [0, 1]},
+            "infonoise.gate must be a range inside 0.0001..100, got (0, 1)",
+        ),
+        ({"kind": "infonoise", "over_weight": 3}, "infonoise.over_weight must be true or false"),
+        (
+            {"kind": "edm2_uncertainty", "lr": [0.1, 0.1]},
+            "edm2_uncertainty.lr must be a range low < high, got (0.1, 0.1)",
+        ),
         ({"kind": "min_snr", "gamma_low": 0}, "min_snr.gamma_low must be greater than 0, got 0"),
         ({"kind": "min_snr", "gamma_low": "low"}, "min_snr.gamma_low must be a number, got 'low'"),
         (
@@ -188,10 +238,13 @@ def test_min_snr_ranges_up_to_the_highest_snr_where_it_is_the_baseline(facts):
             {"kind": "phase", "images": 9, "first": {"kind": "phase"}},
             "phase.first.kind must be one of 'speed', 'p2'",
         ),
-        ({"kind": "decl"}, "decl.images is required"),
         (
-            {"kind": "decl", "images": 9, "clusters": [1, 20]},
-            "decl.clusters must be a range low < high inside 2..100, got (1, 20)",
+            {"kind": "decl", "clusters": [1, 20]},
+            "decl.clusters must be a range inside 2..100, got (1, 20)",
+        ),
+        (
+            {"kind": "decl", "patience": [0, 20]},
+            "decl.patience must be a range inside 1..100000, got (0, 20)",
         ),
     ],
 )
@@ -275,3 +328,30 @@ def test_a_phase_of_no_images_is_the_baseline_and_others_end_in_uniform(facts):
     first = {"strategy": {"kind": "p2", "gamma": 1.0}, "images": 640}
     assert phased == {"kind": "phase", "phases": [first, {"strategy": uniform}]}
     assert labels(data, facts)[1] == "P2 (paper) for 1,000 images"
+
+
+def test_a_learned_strategy_that_decides_nothing_is_the_baseline(facts):
+    uniform, *papers = space("adaptive").fixed(facts)
+    assert space("adaptive").suggest(FixedTrial(dict(uniform.params)), facts) == {
+        "strategy": {"kind": "uniform"}
+    }
+    for point in papers:
+        suggested = space("adaptive").suggest(FixedTrial(dict(point.params)), facts)["strategy"]
+        assert (suggested["every"], suggested["queue"], suggested["selected"]) == (40, 20, 3)
+    assert suggested["floor"] == pytest.approx(0.05)
+
+
+def test_the_papers_second_moment_resampler_keeps_a_thousandth_uniform(facts):
+    point = space("loss_second_moment").fixed(facts)[1]
+    suggested = space("loss_second_moment").suggest(FixedTrial(dict(point.params)), facts)
+    assert suggested["strategy"]["floor"] == pytest.approx(0.001)
+    assert suggested["strategy"]["history"] == 10
+
+
+def test_the_share_of_edm2s_uncertainty_is_its_strength(facts):
+    trial = FixedTrial({"share": 0.3, "lr": 0.02})
+    assert space("edm2_uncertainty").suggest(trial, facts)["strategy"] == {
+        "kind": "edm2_uncertainty",
+        "lr": 0.02,
+        "strength": 0.3,
+    }

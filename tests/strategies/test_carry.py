@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from stepsearch.diffusion.noise import EDMConfig, FlowConfig, VPConfig
-from stepsearch.strategies import STRATEGIES, strategy
+from stepsearch.strategies import DENSITIES, STRATEGIES, strategy
 from stepsearch.strategies.carry import carry_density, carry_weight
 
 VP, EDM, FLOW = VPConfig().build(), EDMConfig().build(), FlowConfig().build()
@@ -30,7 +30,7 @@ def test_nothing_changes_on_the_same_process(process):
 
 
 @every_process
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", ["speed", *DENSITIES])
 def test_a_carried_density_is_a_density(process, kind):
     for source in PROCESSES.values():
         p = STRATEGIES[kind]().build(source.alpha_bar, source.config.targets[0]).p

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from stepsearch.search.trial import Trial
+from stepsearch.strategies import strategy
 from trainers import trainer
 from trainers.denoising import CHECKPOINT, run
+from trainers.rows import last_strategy, read_rows
 
 MILESTONES = (64, 128, 192)
 OF_THE_CLOCK = ("train_cpu_s", "evaluation_cpu_s", "images_per_s")
@@ -108,6 +111,27 @@ def test_a_trial_on_another_process_is_trained_judged_drawn_and_exported(
     with Image.open(tmp_path / "bundle" / "samples.png") as drawn:
         assert drawn.getextrema()[0] < drawn.getextrema()[1]
     assert target in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def test_a_trial_leaves_a_picture_of_what_its_strategy_learned(
+    trial: Trial, tmp_path: Path
+) -> None:
+    config = trial.config.model_copy(update={"strategy": strategy("vdm_adaptive")})
+    learning = Trial(0, config, 0, MILESTONES, tmp_path / "learning", trial.cache)
+    for one in (trial, learning):
+        one.folder.mkdir()
+        run(one, Listener())
+        one.config.illustrate(one.folder)
+    rows = read_rows(learning.folder / "strategy.jsonl")
+    assert [row["images_seen"] for row in rows][-1] == 192
+    assert all(np.mean(row["density"]) == pytest.approx(1, abs=1e-3) for row in rows)
+    assert rows[0]["density"] != rows[-1]["density"]
+    p, w = last_strategy(rows, 1000)
+    assert p.sum() == pytest.approx(1)
+    assert len(p) == len(w) == 1000
+    assert (learning.folder / "pictures" / "density_over_training.png").exists()
+    assert not (trial.folder / "strategy.jsonl").exists()
+    assert not (trial.folder / "pictures" / "density_over_training.png").exists()
 
 
 SHORT_OF_MEMORY = """

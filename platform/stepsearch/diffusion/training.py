@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +22,7 @@ from stepsearch.diffusion.loss import LossMeter, LossSummary
 from stepsearch.diffusion.memory import reuse_freed_memory
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.seeds import generator
+from stepsearch.diffusion.step import Evaluator, TrainingStep, errors
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
 from stepsearch.strategies.base import PredictionType, Strategy
@@ -106,6 +106,9 @@ class Training:
             num_warmup_steps=config.warmup_steps,
             num_training_steps=math.ceil(budget / config.batch_size),
         )
+        strategy.begin(tuple(images.shape[1:]), generator("strategy", seed, device=workers.device))
+        most = math.ceil(config.batch_size / workers.size / slices)
+        self._evaluator = Evaluator(self.denoiser, process, config.prediction_type, workers, most)
         self._network: nn.Module = self.denoiser
         if workers.size > 1:
             self._network = DistributedDataParallel(self.denoiser)
@@ -136,15 +139,18 @@ class Training:
         return self.images_seen // self.config.batch_size
 
     def _step(self, meter: LossMeter) -> None:
-        x0, t, noise, level = self._draw()
-        parts = (v.chunk(self.slices) for v in (x0, t, noise, level))
-        slices = list(zip(*parts, strict=True))
+        step, noise, level = self._draw()
+        self.strategy.before_update(step)
+        x0, t, noise, level = (v[self._share] for v in (step.x0, step.t, noise, level))
+        slices = list(zip(*(v.chunk(self.slices) for v in (x0, t, noise, level)), strict=True))
         losses = [self._backward(*part, of=len(t)) for part in slices[:-1]]
         losses.append(self._backward(*slices[-1], of=len(t), last=True))
         grad_norm = self._update()
-        mse = torch.cat([mse for mse, _ in losses])
-        self.strategy.observe(t, mse)
-        meter.add(t, mse, torch.stack([loss for _, loss in losses]).sum(), grad_norm)
+        step.mine = mse = torch.cat([mse for mse, _ in losses])
+        self.strategy.after_update(step)
+        meter.add(
+            step.t[self._share], mse, torch.stack([loss for _, loss in losses]).sum(), grad_norm
+        )
         self.images_seen += self.config.batch_size
 
     def _backward(
@@ -154,11 +160,9 @@ class Training:
 
         Workers exchange gradients once, with their last slice.
         """
-        x_t = self.process.add_noise(x0, noise, level)
-        target = self.process.target(x0, noise, level, self.config.prediction_type)
         with nullcontext() if last else self._alone():
-            output = self._network(x_t, self.process.time(level)).sample
-            mse = F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
+            target = self.config.prediction_type
+            mse = errors(self._network, self.process, target, x0, noise, level)
             loss = (self.strategy.weights(t) * mse).mean() * (len(t) / of)
             torch.autograd.backward(loss)
         return mse.detach(), loss.detach()
@@ -167,17 +171,19 @@ class Training:
         network = self._network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
-    def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """This worker's slice of the global batch: images, timesteps, noise, levels."""
+    def _draw(self) -> tuple[TrainingStep, Tensor, Tensor]:
+        """The global batch with its timesteps, its noise, and the levels to train at."""
         size, shape = self.config.batch_size, self._images.shape[1:]
         indices = self._order.indices(self.images_seen, size)
-        t = self.strategy.draw(size, self._generator)
+        x0 = self._images[indices]
+        t = self.strategy.draw_for(x0, self._generator)
         noise = torch.randn(
             (size, *shape), generator=self._generator, device=self._generator.device
         )
         level = self.process.jitter(t, self._generator)
-        share = self._share
-        return self._images[indices[share]], t[share], noise[share], level[share]
+        progress = self.images_seen / self.budget
+        step = TrainingStep(self._steps, progress, x0, t, self._generator, self._evaluator)
+        return step, noise, level
 
     def _update(self) -> Tensor:
         """Move the weights along the gradient; returns the gradient's norm."""

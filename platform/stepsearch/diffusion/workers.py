@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from stepsearch.errors import UserError
 
@@ -31,6 +32,20 @@ class Workers:
             )
         part = batch_size // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The equally long `values` of all workers, in the order of their ranks."""
+        if self.size == 1:
+            return values
+        parts = [torch.empty_like(values) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all workers, which overwrites `values`."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
 
 
 ALONE = Workers()

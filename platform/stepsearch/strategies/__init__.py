@@ -8,9 +8,19 @@ from pydantic import Field
 
 from stepsearch.config import parse
 from stepsearch.errors import UserError
+from stepsearch.strategies.adaptive import (
+    AdaptiveConfig,
+    DeclConfig,
+    GradientVarianceConfig,
+    InfoNoiseConfig,
+    LossSecondMomentConfig,
+    UncertaintyConfig,
+    VdmAdaptiveConfig,
+)
 from stepsearch.strategies.base import (
     FloatArray,
     PredictionType,
+    Step,
     Strategy,
     StrategyConfig,
     TableStrategy,
@@ -31,7 +41,7 @@ from stepsearch.strategies.densities import (
     UniformConfig,
     table_of,
 )
-from stepsearch.strategies.phase import DeclConfig, Phase, PhaseConfig
+from stepsearch.strategies.phase import Phase, PhaseConfig
 from stepsearch.strategies.speed import SpeedConfig, SpeedReleasedConfig, SpeedV1Config
 from stepsearch.strategies.weights import (
     WEIGHTS,
@@ -52,9 +62,15 @@ STRATEGIES: dict[str, type[StrategyConfig]] = {
     "speed_v1": SpeedV1Config,
     **DENSITIES,
     **WEIGHTS,
+    "adaptive": AdaptiveConfig,
+    "loss_second_moment": LossSecondMomentConfig,
+    "vdm_adaptive": VdmAdaptiveConfig,
+    "infonoise": InfoNoiseConfig,
+    "edm2_uncertainty": UncertaintyConfig,
+    "gradient_variance": GradientVarianceConfig,
+    "decl": DeclConfig,
     "compose": ComposeConfig,
     "phase": PhaseConfig,
-    "decl": DeclConfig,
 }
 
 AnyStrategy = Annotated[
@@ -81,9 +97,15 @@ AnyStrategy = Annotated[
     | CosmapConfig
     | SigmaSqrtConfig
     | ChangeAwareConfig
+    | AdaptiveConfig
+    | LossSecondMomentConfig
+    | VdmAdaptiveConfig
+    | InfoNoiseConfig
+    | UncertaintyConfig
+    | GradientVarianceConfig
+    | DeclConfig
     | ComposeConfig
-    | PhaseConfig
-    | DeclConfig,
+    | PhaseConfig,
     Field(discriminator="kind"),
 ]
 
@@ -103,19 +125,27 @@ __all__ = [
     "DENSITIES",
     "STRATEGIES",
     "WEIGHTS",
+    "AdaptiveConfig",
     "AnyStrategy",
     "ComposeConfig",
+    "DeclConfig",
     "FloatArray",
+    "GradientVarianceConfig",
+    "InfoNoiseConfig",
+    "LossSecondMomentConfig",
     "MinSnrConfig",
     "P2Config",
     "PhaseConfig",
     "PredictionType",
     "SpeedConfig",
+    "Step",
     "Strategy",
     "StrategyConfig",
     "TableConfig",
     "TableStrategy",
+    "UncertaintyConfig",
     "UniformConfig",
+    "VdmAdaptiveConfig",
     "strategy",
     "table_of",
 ]

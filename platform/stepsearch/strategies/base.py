@@ -9,7 +9,7 @@ works on every process, and two processes are alike where their alpha_bar, or lo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,33 @@ PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "edm"]
 
 SIGMA_DATA = 0.5
 """The images' standard deviation by which EDM preconditions; 0.5 in all of its models."""
+
+
+class Step(Protocol):
+    """One step of training, for a strategy that learns; all workers see the same.
+
+    The workers share the work of a method, so all of them must call it.
+    """
+
+    number: int
+    """Steps before this one."""
+    progress: float
+    """The part of the budget that was spent before this step, in [0, 1)."""
+    x0: Tensor
+    """The clean images of the whole batch, [n, C, H, W]."""
+    t: Tensor
+    """Their timesteps, int64 [n]."""
+    generator: torch.Generator
+    """The training's own; what it draws is the same after a resume."""
+
+    def losses(self) -> Tensor:
+        """The unweighted losses of the whole batch, [n]; known after the update."""
+
+    def evaluate(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The loss of each image under the weights of this moment, [m]; dropout is off."""
+
+    def gradient(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The gradient of the mean loss as one vector; dropout is off."""
 
 
 class Strategy(ABC):
@@ -53,14 +80,37 @@ class Strategy(ABC):
         """The density of one draw in a batch of n; p, unless the draws depend on each other."""
         return self.p
 
-    def observe(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 (few learn)
-        """Learn from the unweighted loss of every sample; both have shape [n]."""
+    @property
+    def note(self) -> str:
+        """What else to know of p and w before they are used as tables."""
+        return ""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold to go on from here."""
+    # The rest is for the few that learn, on every worker alike.
+
+    def begin(self, shape: tuple[int, ...], generator: torch.Generator) -> None:  # noqa: B027
+        """Before anything else of a training on images of `shape` (C, H, W)."""
+
+    def draw_for(self, x0: Tensor, generator: torch.Generator) -> Tensor:
+        """Timesteps for these images."""
+        return self.draw(len(x0), generator)
+
+    def before_update(self, step: Step) -> None:  # noqa: B027
+        """The weights are about to change."""
+
+    def after_update(self, step: Step) -> None:  # noqa: B027
+        """The weights have changed by `step`."""
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027
+        """Learn from the unweighted loss of every sample of a batch; both have shape [n].
+
+        Called by the `after_update` of strategies that learn from nothing else.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on from here: tensors and plain values."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         if state:
             raise UserError(f"{type(self).__name__} has no state to load, got {sorted(state)}")

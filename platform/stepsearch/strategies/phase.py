@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from stepsearch.errors import UserError
 from stepsearch.strategies.base import (
     FloatArray,
     PredictionType,
+    Step,
     Strategy,
     StrategyConfig,
     TableStrategy,
@@ -41,12 +42,19 @@ class PhasedStrategy(Strategy):
         self.images_seen = 0
         self._enter()
 
+    def begin(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
+        for strategy in self._strategies:
+            strategy.begin(shape, generator)
+
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         self._enter()
         self.images_seen += n
-        t = self._now.draw(n, generator)
-        self._show()
-        return t
+        return self._now.draw(n, generator)
+
+    def draw_for(self, x0: Tensor, generator: torch.Generator) -> Tensor:
+        self._enter()
+        self.images_seen += len(x0)
+        return self._now.draw_for(x0, generator)
 
     def weights(self, t: Tensor) -> Tensor:
         return self._now.weights(t)
@@ -54,17 +62,34 @@ class PhasedStrategy(Strategy):
     def marginal(self, n: int) -> FloatArray:
         return self._now.marginal(n)
 
+    @property
+    def p(self) -> FloatArray:  # type: ignore[override]
+        return self._now.p
+
+    @property
+    def w(self) -> FloatArray:  # type: ignore[override]
+        return self._now.w
+
+    @property
+    def note(self) -> str:
+        return f"p and w are those of the last phase. {self._now.note}".rstrip()
+
+    def before_update(self, step: Step) -> None:
+        self._now.before_update(step)
+
+    def after_update(self, step: Step) -> None:
+        self._now.after_update(step)
+
     def observe(self, t: Tensor, loss: Tensor) -> None:
         self._now.observe(t, loss)
-        self._show()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        state = {"images_seen": torch.tensor(self.images_seen)}
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"images_seen": torch.tensor(self.images_seen)}
         for i, strategy in enumerate(self._strategies):
             state |= {f"{i}.{key}": value for key, value in strategy.state_dict().items()}
         return state
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if "images_seen" not in state:
             raise UserError(f"phase has no state to load without images_seen, got {sorted(state)}")
         for i, strategy in enumerate(self._strategies):
@@ -78,10 +103,6 @@ class PhasedStrategy(Strategy):
     def _enter(self) -> None:
         at = int(np.searchsorted(self._starts, self.images_seen, side="right")) - 1
         self._now = self._strategies[at]
-        self._show()
-
-    def _show(self) -> None:
-        self.p, self.w = self._now.p, self._now.w
 
 
 class Phase(Config):
@@ -137,45 +158,6 @@ class PhaseConfig(StrategyConfig):
                 yield start, now
             start += phase.images
         yield start, built[-1]
-
-
-class DeclConfig(StrategyConfig):
-    """DeCL (arXiv 2403.10348, ICLR 2025): the noisiest timesteps first, cluster after cluster.
-
-    Stage n draws evenly from the noisiest n of `clusters` equal shares. The paper goes on when
-    the loss has stopped falling; here the stages are of equal length.
-    """
-
-    kind: Literal["decl"] = "decl"
-    clusters: int = Field(default=20, ge=2, le=100)
-    images: int = Field(ge=1)
-    """Images seen when the last cluster, the least noisy one, joins."""
-
-    def density(self, alpha_bar: FloatArray) -> FloatArray:
-        """Of the first stage."""
-        return self._stage(1, len(alpha_bar))
-
-    def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
-        return np.ones_like(alpha_bar)
-
-    def build(
-        self, alpha_bar: FloatArray, prediction_type: PredictionType = "epsilon"
-    ) -> Strategy:
-        _, w = self.tables(alpha_bar, prediction_type)
-        T, last = len(alpha_bar), self.clusters - 1
-        return PhasedStrategy(
-            [
-                (round(self.images * n / last), self._table(n + 1, T, w))
-                for n in range(self.clusters)
-            ]
-        )
-
-    def _table(self, n: int, T: int, w: FloatArray) -> TableStrategy:
-        return TableStrategy(self._stage(n, T), w, **self.draws())
-
-    def _stage(self, n: int, T: int) -> FloatArray:
-        first = min(T - 1, round(T * (1 - n / self.clusters)))
-        return np.where(np.arange(T) >= first, 1 / (T - first), 0.0)
 
 
 def _ramp(

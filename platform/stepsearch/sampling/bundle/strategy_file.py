@@ -147,7 +147,7 @@ def _density(strategy: Strategy, batch_size: int) -> dict[str, Any]:
     """p, which is the density of the draws in a whole batch where that is another one."""
     p = strategy.marginal(batch_size)
     if np.array_equal(p, strategy.p):
-        return {"p": p.tolist()}
+        return {"p": p.tolist(), "note": strategy.note}
     note = (
         f"The draws of one batch depend on each other: p is the density of one draw in a batch of "
         f"{batch_size}, and would be another in batches of another size."

@@ -12,14 +12,12 @@ from stepsearch.strategies.base import (
     PredictionType,
     Strategy,
     StrategyConfig,
-    from_epsilon,
 )
-from stepsearch.strategies.levels import bin_log_snr, bin_time, log_snr
+from stepsearch.strategies.carry import carry_density, carry_weight
+from stepsearch.strategies.levels import bin_time, log_snr
 
 NotNegative = Annotated[float, Field(ge=0)]
 Level = Annotated[float, Field(ge=0, lt=1)]
-_TINY = 1e-100
-"""Stands for alpha_bar = 0."""
 
 
 class TableConfig(StrategyConfig):
@@ -34,9 +32,11 @@ class TableConfig(StrategyConfig):
     p: tuple[NotNegative, ...] = Field(default=(1.0,), min_length=1, max_length=10_000)
     """Relative to each other; their sum is made 1."""
     w: tuple[NotNegative, ...] = Field(default=(1.0,), min_length=1, max_length=10_000)
-    """On the loss of the denoiser's own target; with `alpha_bar`, on the eps-loss."""
+    """On the loss of the denoiser's own target; with `alpha_bar`, of `prediction_type`."""
     alpha_bar: tuple[Level, ...] | None = Field(default=None, min_length=2, max_length=10_000)
     """Signal levels of p and w, falling."""
+    prediction_type: PredictionType = "epsilon"
+    """With `alpha_bar`: the target on whose loss w is."""
 
     @model_validator(mode="after")
     def _whole(self) -> TableConfig:
@@ -59,7 +59,7 @@ class TableConfig(StrategyConfig):
             edges, cdf = np.linspace(0, 1, len(p) + 1), np.concatenate([[0], np.cumsum(p)])
             p = bin_time(lambda u: np.interp(u, edges, cdf), len(alpha_bar))
         elif len(p) > 1:
-            p = _carried(p, np.array(self.alpha_bar), alpha_bar)
+            p = carry_density(p, log_snr(np.array(self.alpha_bar)), log_snr(alpha_bar))
         else:
             p = np.ones(len(alpha_bar))
         return np.asarray(p / p.sum())
@@ -69,27 +69,23 @@ class TableConfig(StrategyConfig):
         if self.alpha_bar is None:
             centres = (np.arange(len(alpha_bar)) + 0.5) / len(alpha_bar)
             return np.asarray(w[(centres * len(w)).astype(int)])
-        here, there = _levels(alpha_bar), _levels(np.array(self.alpha_bar))
-        w = np.interp(-here, -there, np.broadcast_to(w, there.shape))
-        return from_epsilon(w, np.maximum(alpha_bar, _TINY), prediction_type)
+        levels = log_snr(np.array(self.alpha_bar))
+        return carry_weight(
+            np.broadcast_to(w, levels.shape),
+            levels,
+            log_snr(alpha_bar),
+            prediction_type=self.prediction_type,
+            target=prediction_type,
+        )
 
 
-def table_of(strategy: Strategy, alpha_bar: FloatArray) -> TableConfig:
-    """A strategy, built for the eps-loss of the process `alpha_bar`, as a table to carry away."""
-    levels = tuple(map(float, alpha_bar))
+def table_of(
+    strategy: Strategy, alpha_bar: FloatArray, prediction_type: PredictionType = "epsilon"
+) -> TableConfig:
+    """A strategy, built for this target on the process `alpha_bar`, as a table to carry away."""
     return TableConfig(
-        p=tuple(strategy.p.tolist()), w=tuple(strategy.w.tolist()), alpha_bar=levels
+        p=tuple(strategy.p.tolist()),
+        w=tuple(strategy.w.tolist()),
+        alpha_bar=tuple(map(float, alpha_bar)),
+        prediction_type=prediction_type,
     )
-
-
-def _carried(p: FloatArray, old: FloatArray, new: FloatArray) -> FloatArray:
-    """Mass of bins around the levels `old`, spread evenly in log-SNR, binned onto `new`."""
-    levels = _levels(old)
-    middles = (levels[:-1] + levels[1:]) / 2
-    edges = np.concatenate([[2 * levels[0] - middles[0]], middles, [2 * levels[-1] - middles[-1]]])
-    above = np.concatenate([[0], np.cumsum(p)])
-    return bin_log_snr(lambda at: 1 - np.interp(-at, -edges, above), np.maximum(new, _TINY))
-
-
-def _levels(alpha_bar: FloatArray) -> FloatArray:
-    return log_snr(np.maximum(alpha_bar, _TINY))

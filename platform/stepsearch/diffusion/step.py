@@ -1,0 +1,118 @@
+"""One training step, as the strategies that learn may look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stepsearch.diffusion.noise import NoiseProcess
+from stepsearch.diffusion.workers import Workers
+from stepsearch.strategies.base import PredictionType
+
+
+def errors(
+    network: nn.Module,
+    process: NoiseProcess,
+    prediction_type: PredictionType,
+    x0: Tensor,
+    noise: Tensor,
+    level: Tensor,
+) -> Tensor:
+    """The mean squared error of the denoiser's own target for every image, [n].
+
+    `level` are timesteps, or between them where the process jitters.
+    """
+    x_t = process.add_noise(x0, noise, level)
+    target = process.target(x0, noise, level, prediction_type)
+    output = network(x_t, process.time(level)).sample
+    return F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Looks at the denoiser without changing it, on several workers together.
+
+    Each takes a part of the images, never more than `most` at once, and all get all results.
+    """
+
+    denoiser: nn.Module
+    process: NoiseProcess
+    prediction_type: PredictionType
+    workers: Workers
+    most: int
+
+    @torch.no_grad()
+    def losses(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The errors of m images, [m], with dropout off."""
+        size = self.workers.size
+        share = -(-len(t) // size)
+        with self._still():
+            mine = [self._errors(*part) for part in self._parts(x0, t, noise, share)]
+        padded = torch.zeros(share, device=x0.device)
+        if mine:
+            found = torch.cat(mine)
+            padded[: len(found)] = found
+        return self.workers.gather(padded)[: len(t)]
+
+    def gradient(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The gradient of the mean error over m images as one vector, with dropout off."""
+        weights = [p for p in self.denoiser.parameters() if p.requires_grad]
+        total = torch.zeros(sum(p.numel() for p in weights), device=x0.device)
+        share = -(-len(t) // self.workers.size)
+        with self._still():
+            for part in self._parts(x0, t, noise, share):
+                loss = self._errors(*part).sum() / len(t)
+                gradients = torch.autograd.grad(loss, weights)
+                total += torch.cat([gradient.flatten() for gradient in gradients])
+        return self.workers.sum(total)
+
+    def _errors(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        return errors(self.denoiser, self.process, self.prediction_type, x0, noise, t)
+
+    def _parts(
+        self, x0: Tensor, t: Tensor, noise: Tensor, share: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This worker's share of the images, in pieces."""
+        end = min(len(t), (self.workers.rank + 1) * share)
+        for first in range(self.workers.rank * share, end, self.most):
+            part = slice(first, min(end, first + self.most))
+            yield x0[part], t[part], noise[part]
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        trained = self.denoiser.training
+        self.denoiser.eval()
+        try:
+            yield
+        finally:
+            self.denoiser.train(trained)
+
+
+@dataclass
+class TrainingStep:
+    """The whole batch of one step; see `stepsearch.strategies.Step`."""
+
+    number: int
+    progress: float
+    x0: Tensor
+    t: Tensor
+    generator: torch.Generator
+    evaluator: Evaluator
+    mine: Tensor | None = None
+    """The errors of this worker's share, once there are any."""
+
+    def losses(self) -> Tensor:
+        if self.mine is None:
+            raise ValueError("the losses of a step are known after its update")
+        return self.evaluator.workers.gather(self.mine)
+
+    def evaluate(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        return self.evaluator.losses(x0, t, noise)
+
+    def gradient(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        return self.evaluator.gradient(x0, t, noise)

@@ -1,0 +1,55 @@
+"""The network that gives every image a Beta distribution over the timesteps."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+_POOLED = 4
+"""Height and width of what the convolutions hand on: those of a 32x32 image."""
+_LOWEST, _HIGHEST = 0.1, 50.0
+"""Bounds of a and b: beyond them a policy has collapsed to one timestep or to the two ends."""
+
+
+class BetaPolicy(nn.Module):
+    """x0 [n, C, H, W] -> a, b [n]; the timestep is t = round(u (T - 1)) with u ~ Beta(a, b).
+
+    The paper's network (its code, for 32x32 images) has channels 32, 64, 128 and 256 hidden
+    units; images of other sizes are pooled to the same number of features. The last layer
+    begins with weight 0 and bias 0.5, so that a = b = 0.974 for every image.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], hidden: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise((in_channels, *channels)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+            layers += [nn.MaxPool2d(2, ceil_mode=True)]
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(_POOLED), nn.Flatten())
+        last = nn.Linear(hidden, 2)
+        self.head = nn.Sequential(
+            nn.Linear(channels[-1] * _POOLED**2, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            last,
+        )
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, 0.5)
+
+    def forward(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self.head(self.features(x0))
+        a, b = (nn.functional.softplus(raw) + 1e-5).clamp(_LOWEST, _HIGHEST).unbind(1)
+        return a, b
+
+
+def new_policy(
+    in_channels: int, channels: tuple[int, ...], hidden: int, generator: torch.Generator
+) -> BetaPolicy:
+    """A policy on the generator's device whose weights follow from it alone."""
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(seed))
+        return BetaPolicy(in_channels, channels, hidden).to(generator.device)
