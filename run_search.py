@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -261,16 +262,23 @@ def doctor(
     address: Annotated[
         str, typer.Option(metavar="ADDRESS", help="local, auto, or a Ray cluster's address")
     ] = "local",
+    tracking: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="the tracking.uri of a search", show_default=False),
+    ] = None,
     storage: Storage = SEARCHES,
 ) -> None:
-    """Check this environment, each node of the cluster and the storage.
+    """Check this environment, each node of the cluster, the storage and MLflow.
 
     One line for each finding; the exit code is 1 if something is to be mended.
     """
+    from stepsearch.config import parse
     from stepsearch.search.doctor import examine, show_findings
+    from stepsearch.tracking import TrackingConfig
 
     with console.status("looking around"):
-        findings = examine(address, storage.absolute())
+        named = parse(TrackingConfig, {"uri": tracking})
+        findings = examine(address, storage.absolute(), named)
     show_findings(findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -399,10 +407,17 @@ def find(name: str, storage: Path) -> SearchConfig:
 
 
 def _parse(data: dict[str, Any]) -> SearchConfig:
+    from stepsearch.config import parse
+
+    return parse(_search_type(), data)
+
+
+@cache
+def _search_type() -> type[SearchConfig]:
+    """A search over one of the spaces, with one of the trainers."""
     from pydantic import BeforeValidator
 
     from search_spaces import AnySpace
-    from stepsearch.config import parse
     from stepsearch.search.config import SearchConfig
     from trainers import AnyTrainer
 
@@ -410,7 +425,7 @@ def _parse(data: dict[str, Any]) -> SearchConfig:
         space: Annotated[AnySpace, BeforeValidator(_named)]
         trainer: Annotated[AnyTrainer, BeforeValidator(_named)] = AnyTrainer()
 
-    return parse(Search, data)
+    return Search
 
 
 def _on(address: str | None, config: SearchConfig) -> SearchConfig:

@@ -158,7 +158,7 @@ def test_a_search_file_with_a_tag_on_a_value_that_does_not_fit(
 @fuzz(800)
 @given(data=changed(WHOLE))
 def test_a_search_file_of_which_a_part_is_changed(data: Any, scratch: Path) -> None:
-    (scratch / "changed.yaml").write_text(yaml.safe_dump(data))
+    (scratch / "changed.yaml").write_text(yaml.dump(data, Dumper=yaml.CSafeDumper))
     read_or_refused(lambda: run_search.load(scratch / "changed.yaml", []))
 
 

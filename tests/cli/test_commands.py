@@ -123,6 +123,8 @@ HEAVY = [
     "diffusers",
     "matplotlib",
     "sklearn",
+    "sqlalchemy",
+    "alembic",
 ]
 COMMAND = """
 import sys, run_search

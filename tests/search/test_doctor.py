@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from packaging.requirements import Requirement
 from stepsearch.search import doctor
 from stepsearch.search.doctor import Finding, examine
 from stepsearch.search.nodes import compare, look_around
+from tests.conftest import Server, free_port
+from tests.search.conftest import Drive, Small
+from tests.search.test_nodes_go import Nodes
 
 
 def test_a_healthy_machine_gets_one_good_line_for_each_thing(
@@ -78,7 +82,7 @@ def test_a_python_file_in_the_source_root_is_found(tmp_path: Path) -> None:
 
 def test_a_store_that_does_not_open_is_found(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database")
-    finding = doctor._mlflow(tmp_path)
+    finding = doctor._store(tmp_path)
     assert not finding.ok
     assert finding.says.startswith("tracking.uri must answer, got 'sqlite:///")
     assert "file is not a database" in finding.says
@@ -146,3 +150,54 @@ def test_a_node_with_another_stepsearch_is_found_in_a_real_cluster(tmp_path: Pat
     assert sorted(ok for ok, _ in nodes) == [False, True]
     (problem,) = (says for ok, says in nodes if not ok)
     assert problem.startswith("has stepsearch's source ")
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[tuple[str, str, str]]:
+    """A network namespace, this machine's address in it, and its own."""
+    name, (x, y) = f"far{os.getpid()}", divmod(os.getpid() % 16384, 64)
+    here, there = f"198.18.{x}.{4 * y + 1}", f"198.18.{x}.{4 * y + 2}"
+    commands = [
+        f"netns add {name}",
+        f"link add {name}a type veth peer name {name}b netns {name}",
+        f"address add {here}/30 dev {name}a",
+        f"link set {name}a up",
+        f"-n {name} address add {there}/30 dev {name}b",
+        f"-n {name} link set {name}b up",
+        f"-n {name} link set lo up",
+    ]
+    try:
+        for command in commands:
+            ip = shutil.which("ip") or "/bin/false"
+            if subprocess.run([ip, *command.split()], capture_output=True).returncode:
+                pytest.skip("needs a network namespace: run it as root, with iproute2")
+        yield name, here, there
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_reach_mlflow_is_told_and_nothing_to_mend(
+    far: tuple[str, str, str], server: Server, drive: Drive, small: Small, tmp_path: Path
+) -> None:
+    """MLflow listens on this machine's loopback."""
+    namespace, here, there = far
+    nodes = Nodes(here)
+    nodes.do(f"far 1 {namespace} {there}")
+    storage = ("--storage", str(tmp_path / "searches"))
+    command = ("doctor", "--address", nodes.address, "--tracking", server.uri, *storage)
+    said, _ = (doctor := drive(small(), *command)).communicate(timeout=120)
+    nodes.close()
+    lines = said.splitlines()
+    assert f"ok   mlflow: {server.uri} answers" in lines
+    assert f"ok   node {here}: reaches MLflow" in lines
+    refused = "does not reach MLflow (Connection refused), which only a driver there would need"
+    assert f"ok   node {there}: {refused}" in lines
+    assert doctor.returncode == 0, said
+
+
+def test_an_mlflow_that_does_not_answer_the_driver_is_to_be_mended() -> None:
+    finding = doctor._answers(f"http://127.0.0.1:{free_port()}")
+    assert not finding.ok
+    assert finding.says.startswith("tracking.uri must answer, got 'http://127.0.0.1:")
+    assert "refused" in finding.says

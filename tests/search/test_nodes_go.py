@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +22,10 @@ pytestmark = [pytest.mark.slow]
 class Nodes:
     """A cluster of several nodes on this machine; see several_nodes.py."""
 
-    def __init__(self) -> None:
+    def __init__(self, *head: str) -> None:
         script = Path(__file__).parent / "several_nodes.py"
         self._process = subprocess.Popen(
-            [sys.executable, str(script)],
+            [sys.executable, str(script), *head],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -32,12 +33,22 @@ class Nodes:
         self.address = self._answer()
 
     def do(self, command: str) -> None:
-        assert self._process.stdin is not None
-        print(command, file=self._process.stdin, flush=True)
-        assert self._answer() == "done", f"the cluster could not {command}"
+        assert self._ask(command) == "done", f"the cluster could not {command}"
+
+    def wait_for_trainers(self, node: int, count: int) -> None:
+        """Until so many Ray Train workers run on the node."""
+        deadline = time.monotonic() + 120
+        while (there := int(self._ask(f"trainers {node}"))) != count:
+            assert time.monotonic() < deadline, f"{there} Train workers on node {node}"
+            time.sleep(0.1)
 
     def close(self) -> None:
         self._process.communicate(timeout=60)
+
+    def _ask(self, command: str) -> str:
+        assert self._process.stdin is not None
+        print(command, file=self._process.stdin, flush=True)
+        return self._answer()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -60,7 +71,11 @@ def test_a_trial_goes_on_elsewhere_when_its_node_goes(
     config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, retries=1)
     driver = drive(config, "run", "FILE", "--address", nodes.address)
     wait_for_reports(config, 2)
+    nodes.wait_for_trainers(2, 1)
     nodes.do(command)
+    if command.startswith("drain"):
+        nodes.wait_for_trainers(2, 0)
+        assert driver.poll() is None, "they left because of the notice, an hour before its end"
     output, _ = driver.communicate(timeout=480)
     assert driver.returncode == 0, output
     check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())

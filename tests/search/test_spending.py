@@ -223,8 +223,17 @@ def test_the_time_to_the_end_is_that_of_the_busiest_lane(
     assert found == seconds
 
 
-def test_a_ledger_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "spent.json").write_text('{"spent": 3}')
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"spent": 3}',
+        b'{"spent"\xba{}}',
+        b'{"spent": {"hours": 1}}',
+        b'{"spent": {"hours": 1e999, "gpu_hours": 0, "cpu_hours": 0, "money": 0}}',
+    ],
+)
+def test_a_ledger_that_was_tampered_with_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "spent.json").write_bytes(content)
     with pytest.raises(StepsearchError, match=r"spent\.json must be as a driver left it"):
         Ledger.read(tmp_path / "spent.json")
 

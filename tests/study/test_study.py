@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from stepsearch.errors import StepsearchError, UserError
 from stepsearch.study import (
     Objective,
+    Outcome,
     Proposal,
     RandomConfig,
     Space,
@@ -20,6 +21,7 @@ from stepsearch.study import (
     Study,
     Suggest,
     TpeConfig,
+    snapshot,
 )
 
 Make = Callable[..., Study]
@@ -111,6 +113,56 @@ def test_a_study_can_be_read_while_another_process_drives_it(
         assert reader.trials() == study.trials()
         study.tell(0, "finished", [2.0])
         assert reader.trials()[0].values == (2.0,)
+
+
+def outcomes(study: Study, space: Space) -> None:
+    """A fixed point and a trial of each outcome; one is still running, one waits."""
+    study.enqueue({"family": "speed", "speed.tau": 612, "speed.k": 4.125}, label="paper")
+    for number, outcome in enumerate(get_args(Outcome)):
+        study.ask(space)
+        study.report(number, 100, 3.0)
+        study.report(number, 200, math.inf)
+        study.tell(number, outcome, [0.1, 0.2], "asha", {"vram": -1.0})
+    study.ask(space)
+    study.report(len(get_args(Outcome)), 100, -math.inf)
+    study.enqueue({"family": "uniform"})
+
+
+def test_a_look_at_a_study_shows_what_its_storage_holds(
+    make: Make, conditional: Space, tmp_path: Path
+) -> None:
+    study = make("tpe", "fd", "kid", constraints=["vram"])
+    outcomes(study, conditional)
+    with (
+        StoredStudy.look(tmp_path / "study.db", study.name) as seen,
+        StoredStudy.open(tmp_path / "study.db", study.name) as stored,
+    ):
+        for read in (StoredStudy.trials, StoredStudy.unfinished, StoredStudy.waiting):
+            assert read(seen) == read(stored)
+        assert seen.settings == stored.settings
+        assert (seen.waiting(), seen.running()) == (1, [4])
+        assert seen.pareto() == stored.pareto() == [stored.trials()[0]]
+
+
+def test_a_look_at_the_tables_of_another_optuna_is_left_to_optuna(
+    make: Make, line: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make()
+    study.ask(line)
+    monkeypatch.setattr(snapshot, "KNOWN", [("v99",)])
+    with StoredStudy.look(tmp_path / "study.db", study.name) as seen:
+        assert seen.trials() == study.trials()
+        study.tell(0, "finished", [1.0])
+        assert seen.trials() == study.trials(), "no copy"
+
+
+def test_a_look_names_the_studies_that_there_are(make: Make, tmp_path: Path) -> None:
+    make(name="search")
+    with pytest.raises(UserError, match=r"stored \('first', 'search'\), got 'serach'"):
+        StoredStudy.look(tmp_path / "study.db", "serach")
+    with pytest.raises(UserError, match=r"storage must be the file of a study, got .*no.db"):
+        StoredStudy.look(tmp_path / "no.db", "search")
+    assert not (tmp_path / "no.db").exists()
 
 
 def test_a_space_that_fails_is_asked_again_for_the_same_trial(make: Make, line: Space) -> None:

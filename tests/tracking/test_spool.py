@@ -119,6 +119,31 @@ def test_a_damaged_line_costs_only_itself(
     assert "1 lines in" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"a number"',
+        "[" * 100_000,
+        '{"removed": 3}',
+        '{"removed": [[]]}',
+        '{"number": "3", "kind": "Tags", "run": ["a", 1], "tags": {}}',
+        '{"number": 3, "kind": [], "run": ["a", 1], "tags": {}}',
+        '{"number": 3, "kind": "Tags", "run": [[], 1], "tags": {}}',
+        '{"number": 3, "kind": "Tags", "run": ["a"], "tags": {}}',
+        '{"number": 3, "kind": "Tags", "run": ["a", 1], "tags": {"a": 1}}',
+    ],
+)
+def test_a_line_that_is_no_record_costs_only_itself(
+    path: Path, spool: Spool, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool.add(metrics(0))
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with caplog.at_level(logging.WARNING, "stepsearch"):
+        assert waiting(path) == [metrics(0)]
+    assert "1 lines in" in caplog.text
+
+
 def test_the_file_is_empty_when_nothing_waits_and_goes_at_the_end(
     path: Path, spool: Spool
 ) -> None:

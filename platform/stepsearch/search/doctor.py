@@ -29,6 +29,7 @@ INSTALL = "pip install -c constraints.txt -e ."
 _CODE = Path(__file__).parents[2]
 _LITTLE_DISK = 10**9
 _IMPORT_TIMEOUT_S = 180
+_OWN_STORE = TrackingConfig()
 _SHOWN = ("torch", "ray", "optuna", "mlflow", "diffusers")
 
 
@@ -39,11 +40,13 @@ def show_findings(findings: Sequence[Finding], console: Console) -> None:
         console.print(mark, Text(f"{finding.what}: {finding.says}"), soft_wrap=True)
 
 
-def examine(address: str, storage: Path) -> list[Finding]:
-    """Examine this environment, the storage and every node of the cluster at `address`.
+def examine(address: str, storage: Path, tracking: TrackingConfig = _OWN_STORE) -> list[Finding]:
+    """Examine this environment, the storage, MLflow and every node of the cluster at `address`.
 
+    This machine is taken for the driver's, and so must reach MLflow; of the nodes it is only told.
     Leaves nothing behind: a probe file in the storage is removed again.
     """
+    server = tracking.uri if (tracking.uri or "").startswith("http") else None
     findings = [*_packages(), _denoiser(), _source_root(_CODE), _disk(storage)]
     folder = existing(storage)
     with ExitStack() as opened:
@@ -51,9 +54,11 @@ def examine(address: str, storage: Path) -> list[Finding]:
             probe = opened.enter_context(probe_file(folder))
         except OSError as error:
             problem = f"{folder} cannot be written ({error.strerror}): name another with --storage"
-            return [*findings, Finding(False, "storage", problem), *examine_cluster(address)]
-        findings += [Finding(True, "storage", f"{folder} can be written"), _mlflow(storage)]
-        return findings + examine_cluster(address, probe)
+            rest = examine_cluster(address, server=server)
+            return [*findings, Finding(False, "storage", problem), *rest]
+        writable = Finding(True, "storage", f"{folder} can be written")
+        mlflow = _answers(tracking.uri) if tracking.uri else _store(storage)
+        return [*findings, writable, mlflow, *examine_cluster(address, probe, server)]
 
 
 def _packages() -> Iterator[Finding]:
@@ -122,16 +127,23 @@ def _disk(storage: Path) -> Finding:
     return Finding(True, "disk", says)
 
 
-def _mlflow(storage: Path) -> Finding:
+def _answers(uri: str) -> Finding:
+    """As a search's driver would ask it, credentials included."""
+    try:
+        with answering(uri):
+            connect(uri)
+    except UserError as error:
+        return Finding(False, "mlflow", str(error))
+    return Finding(True, "mlflow", f"{uri} answers")
+
+
+def _store(storage: Path) -> Finding:
     """Open the storage's own store; before there is one, a new one elsewhere."""
     is_there = (storage / "mlflow.db").exists()
     with TemporaryDirectory() as scratch:
-        uri = TrackingConfig().store_uri(storage if is_there else Path(scratch))
-        try:
-            with answering(uri):
-                connect(uri)
-        except UserError as error:
-            return Finding(False, "mlflow", str(error))
+        found = _answers(_OWN_STORE.store_uri(storage if is_there else Path(scratch)))
+    if not found.ok:
+        return found
     if is_there:
         return Finding(True, "mlflow", f"the store in {storage} opens")
     return Finding(True, "mlflow", f"a new store opens; the first search makes one in {storage}")

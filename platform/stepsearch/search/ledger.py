@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from stepsearch.config import Config
 from stepsearch.errors import StepsearchError
-from stepsearch.search.amounts import BUDGETS, Amounts
+from stepsearch.search.amounts import BUDGETS, Budget
 from stepsearch.search.files import replace
+
+Spent = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Lengths(Config):
@@ -33,7 +36,7 @@ class Ledger(Config):
     The hours are those in which the search had a lane.
     """
 
-    spent: Amounts = dict.fromkeys(BUDGETS, 0.0)
+    spent: dict[Budget, Spent] = Field(dict.fromkeys(BUDGETS, 0.0), min_length=len(BUDGETS))
     originals: Lengths = Lengths()
     """Of all trials but repeats, stopped early or not."""
     whole: Lengths = Lengths()
@@ -49,7 +52,7 @@ class Ledger(Config):
         if not path.exists():
             return cls()
         try:
-            return cls.model_validate_json(path.read_text())
+            return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise StepsearchError(f"{path} must be as a driver left it: {reason}") from None

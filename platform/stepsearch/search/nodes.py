@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from stepsearch.cluster import connect
 from stepsearch.errors import UserError
+from stepsearch.tracking.reach import obstacle
 
 _TIMEOUT_S = 60.0
 _COMPARED = ("ray", "torch", "stepsearch")
@@ -40,18 +41,25 @@ class Equipment:
     free_bytes: int
     probe: str | None
     """The probe file's content; None where it is not seen."""
+    mlflow: str | None = None
+    """What keeps it from the MLflow server that was named."""
 
 
-def examine_cluster(address: str, probe: Path | None = None) -> list[Finding]:
-    """Start or join the cluster and look around on each node. `probe` is a file in the storage."""
+def examine_cluster(
+    address: str, probe: Path | None = None, server: str | None = None
+) -> list[Finding]:
+    """Start or join the cluster and look around on each node.
+
+    `probe` is a file in the storage, `server` the MLflow server's address.
+    """
     try:
         with connect(address):
-            return list(_examine(probe))
+            return list(_examine(str(probe or ""), server))
     except (UserError, RuntimeError) as error:  # RuntimeError: the cluster has another Ray
         return [Finding(False, "cluster", str(error).splitlines()[0])]
 
 
-def _examine(probe: Path | None) -> Iterator[Finding]:
+def _examine(probe: str, server: str | None) -> Iterator[Finding]:
     """Every node is asked at the same time, by a task that needs no CPU."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -66,11 +74,11 @@ def _examine(probe: Path | None) -> Iterator[Finding]:
             num_cpus=0,
             max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        ).remote(str(probe or ""))
+        ).remote(probe, server)
         for node in nodes
     ]
     ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=_TIMEOUT_S)
-    here = look_around(str(probe or ""))
+    here = look_around(probe, server)
     for node, task in zip(nodes, tasks, strict=True):
         name, gpus = f"node {node['NodeManagerAddress']}", node["Resources"].get("GPU", 0)
         if task not in ready:
@@ -82,10 +90,10 @@ def _examine(probe: Path | None) -> Iterator[Finding]:
             reason = str(error).strip().splitlines()[-1]
             yield Finding(False, name, f"cannot run stepsearch ({reason}): install it there too")
             continue
-        yield from compare(name, here, there, gpus)
+        yield from compare(name, here, there, gpus, server)
 
 
-def look_around(probe: str) -> Equipment:
+def look_around(probe: str, server: str | None = None) -> Equipment:
     """The equipment of the machine that runs this."""
     seen = Path(probe) if probe else Path.cwd()
     return Equipment(
@@ -95,11 +103,17 @@ def look_around(probe: str) -> Equipment:
         cuda=_has_cuda(),
         free_bytes=shutil.disk_usage(seen.parent if seen.parent.exists() else "/").free,
         probe=seen.read_text() if seen.is_file() else None,
+        mlflow=obstacle(server) if server else None,
     )
 
 
-def compare(name: str, here: Equipment, there: Equipment, gpus: float = 0) -> Iterator[Finding]:
-    """One line for a node that is as the driver, or one for each thing that is not."""
+def compare(
+    name: str, here: Equipment, there: Equipment, gpus: float = 0, server: str | None = None
+) -> Iterator[Finding]:
+    """One line for a node that is as the driver, or one for each thing that is not.
+
+    That it does not reach MLflow is told and nothing to mend: only a search's driver records.
+    """
     problems = [
         f"has {what} {there.versions[what]} and the driver {mine}: install the driver's there"
         for what, mine in here.versions.items()
@@ -114,6 +128,9 @@ def compare(name: str, here: Equipment, there: Equipment, gpus: float = 0) -> It
         sees = "sees the storage, " if there.probe else ""
         free = f"{decimal(there.free_bytes)} free"
         yield Finding(True, name, f"{gpus:g} GPUs, the driver's versions, {sees}{free}")
+    if server:
+        reaches = f"does not reach MLflow ({there.mlflow}), which only a driver there would need"
+        yield Finding(True, name, reaches if there.mlflow else "reaches MLflow")
 
 
 def _version(package: str) -> str:

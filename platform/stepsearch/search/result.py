@@ -40,7 +40,7 @@ class SearchResult:
     def read(cls, config: SearchConfig, *, interrupted: bool = False) -> SearchResult:
         """Read the search that `config` describes. Raises UserError if there is none."""
         folder = SearchFolder.find(config.storage, config.name)
-        with StoredStudy.open(folder.study, config.name) as study:
+        with StoredStudy.look(folder.study, config.name) as study:
             records = tuple(study.trials())
         history, ledger = History(folder.history), Ledger.read(folder.spent)
         _check_agreement(records, history, config.primary.name)

@@ -62,15 +62,21 @@ def _file(path: Path, new: bool) -> RDBStorage:
     path = path.absolute()
     if not path.parent.is_dir():
         raise UserError(f"storage must lie in a folder that exists, got {path}")
-    if not new and not path.is_file():
-        raise UserError(f"storage must be the file of a study, got {path}, which does not exist")
+    if not new:
+        check_there(path)
     url = URL.create("sqlite", database=str(path)).render_as_string()
-    return _database(url, creator=partial(_open, path, _is_local(path.parent)))
+    return _database(url, creator=partial(open_file, path))
 
 
-def _open(path: Path, local: bool) -> sqlite3.Connection:
+def check_there(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"storage must be the file of a study, got {path}, which does not exist")
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """A connection that waits for others' locks."""
     connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-    if local:
+    if _is_local(path.parent):
         # A commit need not wait for the disk, and readers do not lock the driver out. What a
         # killed process wrote stays; a power cut may cost the last trials, not the file. Not on a
         # network's file system, where the hosts would not share the log's index.

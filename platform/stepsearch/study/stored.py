@@ -22,6 +22,7 @@ from stepsearch.study.records import (
     record,
 )
 from stepsearch.study.settings import StudySettings
+from stepsearch.study.snapshot import snapshot
 from stepsearch.study.storage import connect, disconnect, readable
 from stepsearch.study.warm_start import WARM_START
 
@@ -40,11 +41,23 @@ class StoredStudy:
     def open(cls, storage: str | Path, name: str) -> Self:
         """The study `name` in a sqlite file (a path) or a database (a URL)."""
         with readable(name), connect(storage, new=False) as database:
-            names = optuna.get_all_study_names(database)
-            if name not in names:
-                known = ", ".join(map(repr, names)) or "none"
-                raise UserError(f"study must be one of those stored ({known}), got {name!r}")
-            return cls(database, name)
+            return cls._find(database, name)
+
+    @classmethod
+    def look(cls, file: Path, name: str) -> Self:
+        """The study `name` in a sqlite file as it is now; much faster than `open`."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with readable(name):
+            copy = snapshot(file)
+            return cls.open(file, name) if copy is None else cls._find(copy, name)
+
+    @classmethod
+    def _find(cls, storage: BaseStorage, name: str) -> Self:
+        names = [study.study_name for study in storage.get_all_studies()]
+        if name not in names:
+            known = ", ".join(map(repr, names)) or "none"
+            raise UserError(f"study must be one of those stored ({known}), got {name!r}")
+        return cls(storage, name)
 
     def close(self) -> None:
         """Close the storage's connections; the study is not to be used any more."""
