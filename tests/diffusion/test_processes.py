@@ -181,6 +181,22 @@ def test_a_denoiser_learns(config, target, build_training: Callable[..., Trainin
     assert last.count.sum() == 32 * 5
 
 
+def test_a_training_on_levels_between_timesteps_goes_on_bit_for_bit(
+    build_training: Callable[..., Training], tmp_path
+):
+    process = EDMConfig().build()
+    timesteps = STRATEGIES["uniform"]().build(process.alpha_bar, "edm")
+    whole, first, second = (
+        build_training(process=process, timesteps=timesteps, prediction_type="edm")
+        for _ in range(3)
+    )
+    losses = [whole.run(80).mean_loss, whole.run(160).mean_loss]
+    assert first.run(80).mean_loss == losses[0]
+    first.save(tmp_path / "checkpoint.pt")
+    second.load(tmp_path / "checkpoint.pt")
+    assert second.run(160).mean_loss == losses[1]
+
+
 def test_a_training_refuses_a_target_of_another_process(build_training: Callable[..., Training]):
     message = "^training.prediction_type must be edm on noise.kind edm, got 'epsilon'$"
     with pytest.raises(UserError, match=message):
