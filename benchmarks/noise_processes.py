@@ -1,8 +1,8 @@
 """Train one denoiser on every noise process, with uniform timesteps, and judge its images.
 
-Digits and 600 steps of 64 images, as in the search that `python run_search.py` runs; a row is the mean
-over the seeds. A sheet of samples for each row is written to --pictures. About a minute of one
-CPU a process and seed, most of it for 50 network evaluations an image.
+Digits and 600 steps of 64 images, as in the search that `python run_search.py` runs; a row is the
+mean over the seeds. A sheet of samples for each row is written to --pictures. About a minute of
+one CPU a process and seed.
 
     python benchmarks/noise_processes.py [--seeds 1] [--only vp edm] [--pictures FOLDER]
 
@@ -83,7 +83,8 @@ def scores(name: str, seed: int, judge: Judge, pictures: Path | None) -> dict[st
                 seed=0,
             )
             row = f"{name} {kind} {steps}"
-            found[row] = {key: judge.score(images)[key] for key in SCORES}
+            scored = judge.score(images)
+            found[row] = {key: scored[key] for key in SCORES}
             if pictures and seed == 0:
                 sheet = pictures / f"{row.replace(' ', '-')}.png"
                 sample_grid(images[:16].numpy()).save(sheet)
