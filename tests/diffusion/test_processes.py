@@ -137,9 +137,10 @@ def test_only_its_own_targets_are_allowed(config):
     for target in others:
         with pytest.raises(UserError) as error:
             config.check(target)
-        rule = f"training.prediction_type must be {' or '.join(config.targets)} on noise.kind "
-        assert str(error.value).startswith(rule + config.kind)
-        assert str(error.value).endswith(f", got {target!r}")
+        line = str(error.value)
+        assert line.startswith(f"training.prediction_type must be {config.targets[0]}")
+        assert f"{config.targets[-1]} on noise.kind {config.kind}" in line
+        assert line.endswith(f", got {target!r}")
 
 
 @pytest.mark.parametrize(("pair", "kind"), list(product(PAIRS, STRATEGIES)), ids=str)
