@@ -1,10 +1,10 @@
-"""Train the same denoiser on every noise process, with uniform timesteps, and judge its images.
+"""Train one denoiser on every noise process, with uniform timesteps, and judge its images.
 
-Digits, 600 steps of 64 images and 10 network evaluations an image, as in the search that
-`python run_search.py` runs; each row is the mean over the seeds. A sheet of samples for each
-process is written to --pictures.
+Digits and 600 steps of 64 images, as in the search that `python run_search.py` runs; a row is the
+mean over the seeds. A sheet of samples for each row is written to --pictures. About a minute of
+one CPU a process and seed.
 
-    python benchmarks/noise_processes.py [--seeds 3] [--images 38400] [--pictures FOLDER]
+    python benchmarks/noise_processes.py [--seeds 1] [--only vp edm] [--pictures FOLDER]
 
 The last line is a JSON object.
 """
@@ -13,83 +13,105 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from stepsearch.search.trial import Trial
+from stepsearch.diffusion.datasets import Dataset
+from stepsearch.evaluation.judge import Judge, JudgeConfig
+from stepsearch.pictures import sample_grid
+from stepsearch.sampling.sampler import SamplerConfig, generate
 from trainers import trainer
-from trainers.denoising import run
 
-CASES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "vp, eps": ({"schedule": "linear"}, "epsilon", "ddim"),
-    "edm, euler": ({"kind": "edm"}, "edm", "euler"),
-    "flow": ({"kind": "flow"}, "flow", "euler"),
-    "zero SNR, v": ({"schedule": "linear", "zero_terminal_snr": True}, "v_prediction", "ddim"),
-    "vp, v": ({"schedule": "linear"}, "v_prediction", "ddim"),
-    "edm, dpm": ({"kind": "edm"}, "edm", "dpm"),
+
+class Case(NamedTuple):
+    noise: dict[str, Any]
+    target: str
+    samplers: tuple[str, ...]
+
+
+CASES = {
+    "vp": Case({"schedule": "linear"}, "epsilon", ("ddim",)),
+    "zero_snr": Case({"schedule": "linear", "zero_terminal_snr": True}, "v_prediction", ("ddim",)),
+    "edm": Case({"kind": "edm"}, "edm", ("euler", "dpm")),
+    "flow": Case({"kind": "flow"}, "flow", ("euler",)),
 }
+STEPS = (10, 20, 50)
 SCORES = ("fd_digits", "precision", "recall", "off_manifold")
+IMAGES = 38_400
+
+Scores = dict[str, float]
 
 
-@dataclass
-class Listener:
-    """Keeps the last report."""
+def judge_of(data: Dataset, cache: Path) -> Judge:
+    return Judge.prepare(
+        JudgeConfig(),
+        data.name,
+        data.train,
+        data.held_out,
+        data.train_labels,
+        data.held_out_labels,
+        data.fingerprint,
+        cache,
+    )
 
-    heard: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, metrics: Mapping[str, float]) -> bool:
-        self.heard = dict(metrics)
-        return True
-
-    def progress(self, images_seen: int) -> bool:
-        return True
-
-
-def scores(case: str, seed: int, images: int, folder: Path, cache: Path) -> dict[str, float]:
-    noise, target, kind = CASES[case]
+def scores(name: str, seed: int, judge: Judge, pictures: Path | None) -> dict[str, Scores]:
+    """What each sampler's images are worth, by sampler and number of steps."""
+    case = CASES[name]
     config = trainer(
-        noise=noise,
-        training={"lr": 8e-3, "prediction_type": target},
-        sampler={"kind": kind},
+        noise=case.noise,
+        training={"lr": 8e-3, "prediction_type": case.target},
+        sampler={"kind": case.samplers[0]},
     )
     config.check(workers=1)
-    folder.mkdir(parents=True)
-    report = Listener()
-    run(Trial(0, config, seed, (images,), folder, cache), report)
-    return {name: report.heard[name] for name in SCORES}
+    training = config.training_for(seed, IMAGES)
+    training.run(IMAGES)
+    found = {}
+    for kind in case.samplers:
+        for steps in STEPS:
+            images = generate(
+                training.ema,
+                training.process,
+                SamplerConfig(kind=kind, num_steps=steps),
+                1000,
+                shape=(1, 8, 8),
+                prediction_type=config.training.prediction_type,
+                seed=0,
+            )
+            row = f"{name} {kind} {steps}"
+            scored = judge.score(images)
+            found[row] = {key: scored[key] for key in SCORES}
+            if pictures and seed == 0:
+                sheet = pictures / f"{row.replace(' ', '-')}.png"
+                sample_grid(images[:16].numpy()).save(sheet)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=38_400)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--pictures", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result: dict[str, dict[str, float]] = {}
-    print(f"{'':14s}" + "".join(f"{name:>14s}" for name in SCORES))
+    if asked.pictures:
+        asked.pictures.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Scores] = {}
+    print(f"{'':18s}" + "".join(f"{score:>14s}" for score in SCORES))
     with TemporaryDirectory() as scratch:
-        for case in CASES:
-            folders = [Path(scratch) / case / str(seed) for seed in range(asked.seeds)]
-            runs = [
-                scores(case, seed, asked.images, folder, Path(scratch))
-                for seed, folder in enumerate(folders)
-            ]
-            result[case] = {name: float(np.mean([r[name] for r in runs])) for name in SCORES}
-            result[case]["fd_sd"] = float(np.std([r["fd_digits"] for r in runs]))
-            row = "".join(f"{result[case][name]:14.3f}" for name in SCORES)
-            print(f"{case:14s}{row}   fd {[round(r['fd_digits'], 1) for r in runs]}", flush=True)
-            if asked.pictures:
-                asked.pictures.mkdir(parents=True, exist_ok=True)
-                (sheet,) = (folders[0] / "pictures").glob("samples_*.png")
-                sheet.rename(asked.pictures / f"{case.replace(', ', '-').replace(' ', '-')}.png")
-    print(json.dumps({"benchmark": "noise_processes", **result}))
+        judge = judge_of(trainer().dataset.load(), Path(scratch))
+        for name in asked.only:
+            runs = [scores(name, seed, judge, asked.pictures) for seed in range(asked.seeds)]
+            for row in runs[0]:
+                values = {s: [run[row][s] for run in runs] for s in SCORES}
+                result[row] = {s: float(np.mean(values[s])) for s in SCORES}
+                numbers = "".join(f"{result[row][score]:14.3f}" for score in SCORES)
+                print(f"{row:18s}{numbers}", flush=True)
+    print(json.dumps({"benchmark": "noise_processes", "seeds": asked.seeds, **result}))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,14 @@ def test_the_guide_adds_a_strategy_with_the_numbers_of_its_paper() -> None:
     assert np.all(built.w == 1)
 
 
+def test_the_page_on_processes_carries_a_strategy_to_edm() -> None:
+    (block,) = blocks("docs/processes.md")
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/processes.md", "exec", dont_inherit=True), names)
+    assert names["p"].sum() == pytest.approx(1)
+    assert names["p"].shape == names["w"].shape == (1000,)
+
+
 def test_the_guide_adds_a_space_that_holds_the_baseline() -> None:
     names: dict[str, Any] = {"__name__": "guide"}
     exec(compile(blocks("docs/extend.md")[2], "docs/extend.md", "exec", dont_inherit=True), names)

@@ -81,6 +81,8 @@ IN_THE_FILE = [
      "training.prediction_type must be edm on noise.kind edm, got 'epsilon'"),
     ("trainer.noise={zero_terminal_snr: true}", "training.prediction_type must be v_prediction or "
      "sample on noise.kind vp with zero_terminal_snr, got 'epsilon'"),
+    ("trainer.training.prediction_type=flow", "training.prediction_type must be epsilon, "
+     "v_prediction or sample on noise.kind vp, got 'flow'"),
     ("trainer.sampler.kind=euler", "sampler.kind must be ddim or ddpm on noise.kind vp, "
      "got 'euler'"),
     ("lanes.workers=3", "training.batch_size must be a multiple of the 3 workers, got 32"),

@@ -9,12 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from stepsearch.diffusion.noise import FlowConfig
+from stepsearch.diffusion.noise import PROCESSES, FlowConfig
 from stepsearch.errors import UserError
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.bundle import load_strategy, write_bundle
+from stepsearch.sampling.bundle.card import _SCHEDULERS, _TAGS
 from stepsearch.sampling.bundle.strategy_file import strategy_file
+from stepsearch.sampling.bundle.write import _PIPELINES
 from stepsearch.sampling.sampler import generate
+from stepsearch.sampling.schedulers import SCHEDULERS
 from stepsearch.strategies import (
     LossSecondMomentConfig,
     SpeedConfig,
@@ -126,6 +129,12 @@ def test_a_strategy_file_goes_to_edm_and_to_flow_and_back(make_bundle):
     assert np.all(after[inside] >= before[inside - 3] - 1e-12)
     inside = np.flatnonzero(np.abs(process.log_snr) < 5)
     np.testing.assert_allclose(w[inside], first.strategy.w[inside], rtol=0.02)
+
+
+def test_every_noise_process_has_a_pipeline_and_a_card():
+    assert set(_PIPELINES) == set(PROCESSES) == set(_TAGS)
+    pairs = {(kind, sampler) for kind, samplers in SCHEDULERS.items() for sampler in samplers}
+    assert set(_SCHEDULERS) == {pair for pair in pairs if pair[0] != "vp"}
 
 
 def test_a_strategy_file_is_not_carried_to_a_target_that_cannot_be_trained(make_bundle):

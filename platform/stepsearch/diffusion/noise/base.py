@@ -35,9 +35,10 @@ class ProcessConfig(Config):
     def check(self, prediction_type: PredictionType) -> None:
         """Raise UserError unless a denoiser can be trained on `prediction_type` here."""
         if prediction_type not in self.targets:
+            allowed = " or ".join(self.targets).replace(" or ", ", ", len(self.targets) - 2)
             raise UserError(
-                f"training.prediction_type must be {' or '.join(self.targets)}"
-                f" on {self._described()}, got {prediction_type!r}"
+                f"training.prediction_type must be {allowed} on {self._described()},"
+                f" got {prediction_type!r}"
             )
 
     def _described(self) -> str:
