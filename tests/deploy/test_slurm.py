@@ -25,7 +25,7 @@ SEARCH: dict[str, Any] = {
         "sampler": {"num_steps": 2},
         "judge": {"samples": 32, "classifier": {"budget": 1000}},
     },
-    "budget": {"trials": 2, "images": 4000, "reports": 6},
+    "budget": {"trials": 2, "images": 2000, "reports": 6},
     "trial_scheduler": {"kind": "fifo"},
     "finalists": {"count": 0},
     "guards": {},

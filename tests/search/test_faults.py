@@ -26,7 +26,7 @@ from tests.search.conftest import Drive, Small, make_small
 
 pytestmark = [pytest.mark.slow]
 
-LONG = {"trials": 2, "images": 4000, "reports": 6}
+LONG = {"trials": 2, "images": 2000, "reports": 6}
 
 
 def wait_for_reports(config: SearchConfig, count: int) -> None:
