@@ -46,7 +46,8 @@ IN_THE_FILE = [
      "lr_scheduler, prediction_type, warmup_steps, weight_decay)"),
     ("budget.trials=many", "budget.trials must be an integer, got 'many'"),
     ("budget.trials=0", "budget.trials must be at least 1, got 0"),
-    ("space=sped", "space.kind must be one of 'speed', 'p2', 'min_snr', got 'sped'"),
+    ("space=sped", "space.kind must be one of 'speed', 'p2', 'min_snr', 'adaptive', "
+     "'loss_second_moment', 'infonoise', 'edm2_uncertainty', got 'sped'"),
     ("space=", "space must be a mapping, got None"),
     ("space.k=[0.5, 5]", "space.k must be a range inside 1..1000, got (0.5, 5)"),
     ("space.k=[5, 1]", "space.k must be a range low < high, got (5, 1)"),
@@ -129,7 +130,9 @@ WORDS = [
      "name must be new, got 'old', which exists in {cwd}/searches: "
      "`resume old` goes on with it"),
     (["show", "sped"],
-     "strategy.kind must be one of 'uniform', 'speed', 'p2', 'min_snr', got 'sped'"),
+     "strategy.kind must be one of 'uniform', 'speed', 'p2', 'min_snr', 'adaptive', "
+     "'loss_second_moment', 'vdm_adaptive', 'infonoise', 'edm2_uncertainty', 'decl', "
+     "'gradient_variance', got 'sped'"),
     (["show", "speed", "--set", "tua=3"], "strategy.tua is not a known key; did you mean 'tau'? "
      "(known keys: abar, convergence_weight, k, kind, lam, mirror, r, stratify, tau)"),
     (["show", "speed", "--set", "tau=1200"], "speed.tau must be in 1..1000 (T), got 1200"),
