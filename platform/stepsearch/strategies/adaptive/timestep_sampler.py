@@ -126,7 +126,7 @@ class AdaptiveStrategy(Strategy):
 
     def begin(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
         config = self.config
-        self._policy = new_policy(shape[0], config.channels, config.hidden, generator)
+        self._policy = new_policy(shape, config.channels, config.hidden, generator)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=config.lr)
         for name in ("_weights", "_coefficients", "_grid"):
             setattr(self, name, getattr(self, name).to(generator.device))
