@@ -198,7 +198,7 @@ def overhead(batch, *, backward=3.0, policy=1.0, grid=1000, every=40, selected=3
     return (plain + policy + learning) / plain
 
 
-def test_our_recipe_costs_a_third_of_a_tenth_of_a_step_where_the_papers_costs_four_tenths():
+def test_the_papers_arithmetic_of_its_overhead_and_what_our_recipe_makes_of_it():
     assert overhead(128) == pytest.approx(1.410, abs=5e-4)
     assert overhead(24) == pytest.approx(1.833, abs=5e-4)
     assert overhead(256) == pytest.approx(1.361, abs=5e-4)
@@ -209,7 +209,7 @@ def test_our_recipe_costs_a_third_of_a_tenth_of_a_step_where_the_papers_costs_fo
     ours = overhead(
         128, policy=0.01, grid=config.grid, images=config.probed_images / 128, every=config.every
     )
-    assert ours == pytest.approx(1.022, abs=5e-4)
+    assert ours == pytest.approx(1.017, abs=5e-4)
 
 
 @pytest.mark.parametrize(
