@@ -32,8 +32,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def strategy_row(strategy: Strategy, images_seen: int) -> dict[str, Any]:
     """T p and w of this moment, means over at most 100 equal parts of the timesteps."""
-    p = len(strategy.p) * strategy.p
-    return {"images_seen": images_seen, "density": _coarse(p), "weight": _coarse(strategy.w)}
+    p = strategy.p
+    density, weight = _coarse(len(p) * p), _coarse(strategy.w)
+    return {"images_seen": images_seen, "density": density, "weight": weight}
 
 
 def _coarse(values: FloatArray) -> list[float]:

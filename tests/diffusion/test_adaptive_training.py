@@ -16,7 +16,9 @@ from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.training import Training
 from stepsearch.errors import UserError
 from stepsearch.strategies import STRATEGIES, PredictionType, Strategy, strategy
+from stepsearch.strategies.adaptive.probe import Probe
 from stepsearch.strategies.adaptive.table import LearnedConfig
+from stepsearch.strategies.weights import VlbConfig
 
 Build = Callable[..., Training]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -64,12 +66,12 @@ def test_what_was_learned_goes_on_from_a_checkpoint_bit_for_bit(
     kind: str, build_training: Build, tmp_path: Path
 ) -> None:
     whole, half = build_training(timesteps=new(kind)), build_training(timesteps=new(kind))
-    half.run(160)
+    half.run(96)
     half.save(tmp_path / "half")
     resumed = build_training(timesteps=new(kind))
     resumed.load(tmp_path / "half")
-    resumed.run(320)
-    whole.run(320)
+    resumed.run(176)
+    whole.run(176)
     state = whole.strategy.state_dict()
     assert repr(flat(resumed.strategy.state_dict())) == repr(flat(state))
     assert repr(flat(state)) != repr(flat(half.strategy.state_dict()))
@@ -175,15 +177,19 @@ def test_the_reward_is_blind_to_dropout(build_training: Build) -> None:
 def test_a_training_that_learns_is_rewarded_for_every_target(
     target: PredictionType, build_training: Build
 ) -> None:
-    timesteps = new("adaptive", target, every=1)
+    abar = NoiseConfig().build().alpha_bar
     training = build_training(
-        timesteps=timesteps, prediction_type=target, lr_scheduler="constant", batch_size=32
+        timesteps=strategy("uniform").build(abar, target), prediction_type=target, batch_size=32
     )
-    rewards = []
-    for step in range(1, 15):
-        training.run(32 * step)
-        rewards.append(timesteps.state_dict()["queue"][-1].mean().item())
-    assert np.mean(rewards) > 0
+    coefficients = torch.from_numpy(VlbConfig().weight(abar, target))
+    step, _ = training._draw()
+    probe = Probe(step, torch.arange(5, 1000, 50), torch.tensor([100, 500]), 8, coefficients)
+    training.run(32 * 14)
+    row, rewards = probe.decrease(step)
+    assert row.shape == (20,)
+    assert rewards.shape == (8,)
+    assert row.sum() > 0
+    assert rewards.mean() > 0
 
 
 def test_a_reward_that_is_not_finite_leaves_the_policy_alone(build_training: Build) -> None:

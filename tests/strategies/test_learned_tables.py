@@ -26,6 +26,14 @@ FOUR = np.array([0.9, 0.6, 0.3, 0.1])
 """alpha_bar of a process with four timesteps."""
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def observe(built, t, loss):
     built.observe(torch.tensor(t), torch.tensor(loss, dtype=torch.float32))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
 
 _POOLED = 4
-"""Height and width of what the convolutions hand on: those of a 32x32 image."""
+"""Most height and width of what the convolutions hand on: those of a 32x32 image."""
 _LOWEST, _HIGHEST = 0.1, 50.0
 """Bounds of a and b: beyond them a policy has collapsed to one timestep or to the two ends."""
 
@@ -17,20 +18,24 @@ class BetaPolicy(nn.Module):
     """x0 [n, C, H, W] -> a, b [n]; the timestep is t = round(u (T - 1)) with u ~ Beta(a, b).
 
     The paper's network (its code, for 32x32 images) has channels 32, 64, 128 and 256 hidden
-    units; images of other sizes are pooled to the same number of features. The last layer
-    begins with weight 0 and bias 0.5, so that a = b = 0.974 for every image.
+    units; what is left of larger images is pooled to the same size. The last layer begins with
+    weight 0 and bias 0.5, so that a = b = 0.974 for every image.
     """
 
-    def __init__(self, in_channels: int, channels: tuple[int, ...], hidden: int) -> None:
+    def __init__(self, shape: tuple[int, ...], channels: tuple[int, ...], hidden: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise((in_channels, *channels)):
+        for before, after in itertools.pairwise((shape[0], *channels)):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
             layers += [nn.MaxPool2d(2, ceil_mode=True)]
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(_POOLED), nn.Flatten())
+        left = [math.ceil(side / 2 ** len(channels)) for side in shape[1:]]
+        pooled = [min(side, _POOLED) for side in left]
+        if pooled != left:
+            layers.append(nn.AdaptiveAvgPool2d((pooled[0], pooled[1])))
+        self.features = nn.Sequential(*layers, nn.Flatten())
         last = nn.Linear(hidden, 2)
         self.head = nn.Sequential(
-            nn.Linear(channels[-1] * _POOLED**2, hidden),
+            nn.Linear(channels[-1] * math.prod(pooled), hidden),
             nn.ReLU(),
             nn.Linear(hidden, hidden),
             nn.ReLU(),
@@ -46,10 +51,10 @@ class BetaPolicy(nn.Module):
 
 
 def new_policy(
-    in_channels: int, channels: tuple[int, ...], hidden: int, generator: torch.Generator
+    shape: tuple[int, ...], channels: tuple[int, ...], hidden: int, generator: torch.Generator
 ) -> BetaPolicy:
     """A policy on the generator's device whose weights follow from it alone."""
     seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(seed))
-        return BetaPolicy(in_channels, channels, hidden).to(generator.device)
+        return BetaPolicy(shape, channels, hidden).to(generator.device)

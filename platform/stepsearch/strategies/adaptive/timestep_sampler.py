@@ -60,7 +60,7 @@ class AdaptiveConfig(LearnedConfig):
     """|Q|, rows from which timesteps are selected."""
     selected: int = Field(default=3, ge=1, le=50)
     """|S|, timesteps at which rewards are taken."""
-    grid: int | None = Field(default=100, ge=1)
+    grid: int | None = Field(default=50, ge=1)
     """Evenly spread timesteps of a row of the queue; none: all T."""
     probed_images: int | None = Field(default=32, ge=1)
     """Images of the batch that the policy learns from; none: all."""
@@ -126,7 +126,7 @@ class AdaptiveStrategy(Strategy):
 
     def begin(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
         config = self.config
-        self._policy = new_policy(shape[0], config.channels, config.hidden, generator)
+        self._policy = new_policy(shape, config.channels, config.hidden, generator)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=config.lr)
         for name in ("_weights", "_coefficients", "_grid"):
             setattr(self, name, getattr(self, name).to(generator.device))
