@@ -75,13 +75,10 @@ class FamilySpace(SearchSpace):
         own = [FixedPoint(label, {**at, name: 1 - uniform}) for label, at in points.items()]
         ranges = {key: (n.low, n.high) for key, (_, n) in _numbers(self.kind).items()}
         ranges |= self.ranges
-        middle = {key: self._inside(value, *ranges[key]) for key, value in own[0].params.items()}
+        usual = own[0].params
+        middle = {key: min(max(at, ranges[key][0]), ranges[key][1]) for key, at in usual.items()}
         baseline = FixedPoint("uniform", {**middle, name: uniform})
         return [baseline, *(point for point in own if point.lies_in(ranges))]
-
-    @staticmethod
-    def _inside(value: Any, low: float, high: float) -> float:
-        return min(max(value, low), high)
 
 
 def _way(kind: str) -> tuple[str, float]:

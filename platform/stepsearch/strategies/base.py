@@ -30,6 +30,8 @@ class Strategy(ABC):
     """Density over the T timesteps; sums to 1."""
     w: FloatArray
     """Weight on the per-sample loss; finite, w >= 0."""
+    note: str = ""
+    """What whoever reads p and w as numbers should know."""
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Tensor:

@@ -34,6 +34,8 @@ class PhasedStrategy(Strategy):
     Counts what it draws: the whole batch on every worker, so that all of them switch alike.
     """
 
+    note = "p and w changed during the training; these are the last ones."
+
     def __init__(self, phases: Sequence[tuple[int, Strategy]]) -> None:
         """(images seen at its first draw, strategy): rising, the first one from 0 on."""
         self._starts = np.array([start for start, _ in phases])

@@ -125,12 +125,12 @@ def _density(strategy: Strategy, batch_size: int) -> dict[str, Any]:
     """p, which is the density of the draws in a whole batch where that is another one."""
     p = strategy.marginal(batch_size)
     if np.array_equal(p, strategy.p):
-        return {"p": p.tolist()}
+        return {"p": p.tolist(), "note": strategy.note}
     note = (
         f"The draws of one batch depend on each other: p is the density of one draw in a batch of "
         f"{batch_size}, and would be another in batches of another size."
     )
-    return {"p": p.tolist(), "note": note}
+    return {"p": p.tolist(), "note": f"{strategy.note} {note}".strip()}
 
 
 def load_strategy(path: Path) -> tuple[FloatArray, FloatArray, StrategyFile]:
