@@ -37,7 +37,6 @@ OTHERS = {
         "compose", p={"kind": "laplace"}, w={"kind": "min_snr"}, floor=0.1, antithetic=True
     ),
     "phase": strategy("phase", phases=[{"strategy": {"kind": "speed"}, "images": 10**9}, _THEN]),
-    "decl": strategy("decl", images=10**6),
 }
 
 

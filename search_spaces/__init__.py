@@ -13,7 +13,7 @@ from search_spaces.families import FamiliesSpace
 from search_spaces.family import FamilySpace
 from search_spaces.min_snr import MinSnrSpace
 from search_spaces.p2 import P2Space
-from search_spaces.phase import DeclSpace, PhaseSpace
+from search_spaces.phase import PhaseSpace
 from search_spaces.speed import SpeedSpace
 from stepsearch.config import parse
 from stepsearch.errors import UserError
@@ -27,18 +27,10 @@ SPACES: dict[str, type[SearchSpace]] = {
     "families": FamiliesSpace,
     "compose": ComposeSpace,
     "phase": PhaseSpace,
-    "decl": DeclSpace,
 }
 
 AnySpace = Annotated[
-    SpeedSpace
-    | P2Space
-    | MinSnrSpace
-    | FamilySpace
-    | FamiliesSpace
-    | ComposeSpace
-    | PhaseSpace
-    | DeclSpace,
+    SpeedSpace | P2Space | MinSnrSpace | FamilySpace | FamiliesSpace | ComposeSpace | PhaseSpace,
     Field(discriminator="kind"),
 ]
 
@@ -55,7 +47,6 @@ __all__ = [
     "SPACES",
     "AnySpace",
     "ComposeSpace",
-    "DeclSpace",
     "FamiliesSpace",
     "FamilySpace",
     "FixedPoint",

@@ -76,7 +76,9 @@ class FamilySpace(SearchSpace):
         ranges = {key: (n.low, n.high) for key, (_, n) in _numbers(self.kind).items()}
         ranges |= self.ranges
         usual = own[0].params
-        middle = {key: min(max(at, ranges[key][0]), ranges[key][1]) for key, at in usual.items()}
+        middle: dict[str, float] = {
+            key: min(max(at, ranges[key][0]), ranges[key][1]) for key, at in usual.items()
+        }
         baseline = FixedPoint("uniform", {**middle, name: uniform})
         return [baseline, *(point for point in own if point.lies_in(ranges))]
 

@@ -1,10 +1,10 @@
-"""Search when to change over: a strategy first, then uniform; or DeCL's stages."""
+"""Search when to change over: a strategy first, then uniform."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from search_spaces.base import FixedPoint, SearchSpace, Suggest
 from search_spaces.compose import ComposeSpace
@@ -19,12 +19,6 @@ First = Annotated[
     SpeedSpace | P2Space | MinSnrSpace | FamilySpace | FamiliesSpace | ComposeSpace,
     Field(discriminator="kind"),
 ]
-
-
-def _clusters(value: tuple[int, int]) -> tuple[int, int]:
-    if not 2 <= value[0] < value[1] <= 100:
-        raise ValueError(f"clusters must be a range low < high inside 2..100, got {value}")
-    return value
 
 
 class PhaseSpace(SearchSpace):
@@ -58,28 +52,3 @@ class PhaseSpace(SearchSpace):
     def check(self, facts: TrainerFacts) -> None:
         super().check(facts)
         self.first.check(facts)
-
-
-class DeclSpace(SearchSpace):
-    """DeCL's number of clusters and how long until all of them train; 0 images is uniform."""
-
-    kind: Literal["decl"] = "decl"
-    clusters: Annotated[tuple[int, int], AfterValidator(_clusters)] = (2, 40)
-    images: int = Field(ge=1)
-    """The latest time for the last cluster to join, in images seen."""
-
-    def suggest(self, trial: Suggest, facts: TrainerFacts) -> dict[str, Any]:
-        clusters = trial.suggest_int("clusters", *self.clusters, log=True)
-        images = trial.suggest_int("images", 0, self.images)
-        if images == 0:
-            return {"strategy": {"kind": "uniform"}}
-        return {"strategy": {"kind": "decl", "clusters": clusters, "images": images}}
-
-    def fixed(self, facts: TrainerFacts) -> list[FixedPoint]:
-        low, high = self.clusters
-        usual = min(max(20, low), high)
-        points = [FixedPoint("uniform", {"clusters": usual, "images": 0})]
-        if low <= 20 <= high:
-            label = f"DeCL (20 clusters, {self.images:,} images)"
-            points.append(FixedPoint(label, {"clusters": 20, "images": self.images}))
-        return points

@@ -15,7 +15,7 @@ from stepsearch.diffusion.noise import NoiseConfig, Schedule
 from stepsearch.errors import UserError
 from stepsearch.strategies import DENSITIES, WEIGHTS, AnyStrategy, PredictionType
 
-REQUIRED = {"phase": {"images": 20_000}, "decl": {"images": 20_000}}
+REQUIRED = {"phase": {"images": 20_000}}
 EXAMPLES = [
     *(space({"kind": kind} | REQUIRED.get(kind, {})) for kind in SPACES),
     space({"kind": "speed", "tau": [0, 1], "k": [1, 25], "mirror": True}),

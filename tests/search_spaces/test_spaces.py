@@ -188,11 +188,6 @@ def test_min_snr_ranges_up_to_the_highest_snr_where_it_is_the_baseline(facts):
             {"kind": "phase", "images": 9, "first": {"kind": "phase"}},
             "phase.first.kind must be one of 'speed', 'p2'",
         ),
-        ({"kind": "decl"}, "decl.images is required"),
-        (
-            {"kind": "decl", "images": 9, "clusters": [1, 20]},
-            "decl.clusters must be a range low < high inside 2..100, got (1, 20)",
-        ),
     ],
 )
 def test_a_wrong_space_is_refused_in_one_line(data, message):

@@ -10,7 +10,7 @@ from stepsearch.errors import UserError
 from stepsearch.strategies import STRATEGIES, AnyStrategy, strategy
 
 UNIFORM: dict[str, Any] = {"strategy": {"kind": "uniform"}}
-REQUIRED = {"phase": {"phases": [UNIFORM | {"images": 64}, UNIFORM]}, "decl": {"images": 64}}
+REQUIRED = {"phase": {"phases": [UNIFORM | {"images": 64}, UNIFORM]}}
 WORDS = {
     limits.Ge: ("ge", "at least", -1),
     limits.Gt: ("gt", "greater than", 0),
@@ -93,7 +93,6 @@ MISTAKES = [
      "phase.phases[0].images must be at least 1, got 0"),
     ("phase", {"phases": [{"strategy": {"kind": "sped"}}, UNIFORM]},
      "phase.phases[0].strategy.kind must be one of 'speed', 'speed_released'"),
-    ("decl", {}, "decl.images is required"),
     ("uniform", {"stratify": "no way"}, "uniform.stratify must be true or false, got"),
     ("uniform", {"k": 1}, "uniform.k is not a known key (known keys: kind, stratify)"),
     ("sped", {}, f"strategy must be one of {', '.join(STRATEGIES)}, got 'sped'"),

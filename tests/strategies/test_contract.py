@@ -28,7 +28,6 @@ REQUIRED = {
             {"strategy": {"kind": "uniform"}},
         ]
     },
-    "decl": {"images": 10**12},
 }
 EXAMPLES = [
     *(strategy(kind, **REQUIRED.get(kind, {})) for kind in STRATEGIES),

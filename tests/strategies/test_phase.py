@@ -1,4 +1,4 @@
-"""Strategies that follow each other: phases, ramps, and the stages of DeCL."""
+"""Strategies that follow each other: phases and ramps."""
 
 import numpy as np
 import pytest
@@ -95,13 +95,3 @@ def test_a_phase_that_does_not_fit_the_process_is_refused(alpha_bar):
     )
     with pytest.raises(UserError, match=r"speed\.tau must be in 1\.\.500 \(T\), got 600"):
         config.build(alpha_bar("linear", 500))
-
-
-def test_decl_adds_cluster_after_cluster_from_the_noisiest(alpha_bar, generator):
-    built = strategy("decl", clusters=4, images=300).build(alpha_bar())
-    lowest = []
-    for _ in range(5):
-        built.draw(100, generator)
-        assert np.count_nonzero(np.diff(built.p)) <= 1
-        lowest.append(int(np.argmax(built.p > 0)))
-    assert lowest == [750, 500, 250, 0, 0]

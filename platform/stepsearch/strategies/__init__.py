@@ -31,7 +31,7 @@ from stepsearch.strategies.densities import (
     UniformConfig,
     table_of,
 )
-from stepsearch.strategies.phase import DeclConfig, Phase, PhaseConfig
+from stepsearch.strategies.phase import Phase, PhaseConfig
 from stepsearch.strategies.speed import SpeedConfig, SpeedReleasedConfig, SpeedV1Config
 from stepsearch.strategies.weights import (
     WEIGHTS,
@@ -54,7 +54,6 @@ STRATEGIES: dict[str, type[StrategyConfig]] = {
     **WEIGHTS,
     "compose": ComposeConfig,
     "phase": PhaseConfig,
-    "decl": DeclConfig,
 }
 
 AnyStrategy = Annotated[
@@ -82,8 +81,7 @@ AnyStrategy = Annotated[
     | SigmaSqrtConfig
     | ChangeAwareConfig
     | ComposeConfig
-    | PhaseConfig
-    | DeclConfig,
+    | PhaseConfig,
     Field(discriminator="kind"),
 ]
 

@@ -30,8 +30,6 @@ class Strategy(ABC):
     """Density over the T timesteps; sums to 1."""
     w: FloatArray
     """Weight on the per-sample loss; finite, w >= 0."""
-    note: str = ""
-    """What whoever reads p and w as numbers should know."""
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -44,6 +42,11 @@ class Strategy(ABC):
     def marginal(self, n: int) -> FloatArray:
         """The density of one draw in a batch of n; p, unless the draws depend on each other."""
         return self.p
+
+    @property
+    def note(self) -> str:
+        """What else to know of p and w before they are used as tables."""
+        return ""
 
     def observe(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 (few learn)
         """Learn from the unweighted loss of every sample; both have shape [n]."""

@@ -34,14 +34,16 @@ class PhasedStrategy(Strategy):
     Counts what it draws: the whole batch on every worker, so that all of them switch alike.
     """
 
-    note = "p and w changed during the training; these are the last ones."
-
     def __init__(self, phases: Sequence[tuple[int, Strategy]]) -> None:
         """(images seen at its first draw, strategy): rising, the first one from 0 on."""
         self._starts = np.array([start for start, _ in phases])
         self._strategies = [strategy for _, strategy in phases]
         self.images_seen = 0
         self._enter()
+
+    @property
+    def note(self) -> str:
+        return "p and w changed during the training; these are the last ones."
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         self._enter()
@@ -139,45 +141,6 @@ class PhaseConfig(StrategyConfig):
                 yield start, now
             start += phase.images
         yield start, built[-1]
-
-
-class DeclConfig(StrategyConfig):
-    """DeCL (arXiv 2403.10348, ICLR 2025): the noisiest timesteps first, cluster after cluster.
-
-    Stage n draws evenly from the noisiest n of `clusters` equal shares. The paper goes on when
-    the loss has stopped falling; here the stages are of equal length.
-    """
-
-    kind: Literal["decl"] = "decl"
-    clusters: int = Field(default=20, ge=2, le=100)
-    images: int = Field(ge=1)
-    """Images seen when the last cluster, the least noisy one, joins."""
-
-    def density(self, alpha_bar: FloatArray) -> FloatArray:
-        """Of the first stage."""
-        return self._stage(1, len(alpha_bar))
-
-    def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
-        return np.ones_like(alpha_bar)
-
-    def build(
-        self, alpha_bar: FloatArray, prediction_type: PredictionType = "epsilon"
-    ) -> Strategy:
-        _, w = self.tables(alpha_bar, prediction_type)
-        T, last = len(alpha_bar), self.clusters - 1
-        return PhasedStrategy(
-            [
-                (round(self.images * n / last), self._table(n + 1, T, w))
-                for n in range(self.clusters)
-            ]
-        )
-
-    def _table(self, n: int, T: int, w: FloatArray) -> TableStrategy:
-        return TableStrategy(self._stage(n, T), w, **self.draws())
-
-    def _stage(self, n: int, T: int) -> FloatArray:
-        first = min(T - 1, round(T * (1 - n / self.clusters)))
-        return np.where(np.arange(T) >= first, 1 / (T - first), 0.0)
 
 
 def _ramp(
