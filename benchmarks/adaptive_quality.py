@@ -28,7 +28,7 @@ from stepsearch.diffusion.step import errors
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.strategies import StrategyConfig, strategy
 from stepsearch.strategies.adaptive import PAPER
-from stepsearch.strategies.adaptive.vlb import vlb_coefficients
+from stepsearch.strategies.weights import VlbConfig
 
 BATCH = 64
 CONTENDERS: dict[str, StrategyConfig] = {
@@ -58,7 +58,7 @@ def judge(training: Training) -> dict[str, float]:
     """Of the averaged denoiser, on the held-out images; and how far the policy went."""
     images, process = DigitsConfig().load().held_out, training.process
     source = torch.Generator().manual_seed(0)
-    c = vlb_coefficients(process.alpha_bar, "epsilon")
+    c = VlbConfig().weight(process.alpha_bar, "epsilon")
     mse, bits = [], []
     for t in range(10, process.T, 20):
         noise = torch.randn(images.shape, generator=source)

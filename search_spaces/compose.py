@@ -62,7 +62,7 @@ class ComposeSpace(SearchSpace):
         )
         if p["kind"] == w["kind"] == "uniform":
             return {"strategy": {"kind": "uniform"}}
-        found = {"kind": "compose", "p": p, "w": w}
+        found: dict[str, Any] = {"kind": "compose", "p": p, "w": w}
         if p["kind"] != "uniform":
             found["floor"] = trial.suggest_float("floor", *self.floor)
         return {"strategy": found}

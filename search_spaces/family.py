@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest
@@ -75,13 +76,9 @@ class FamilySpace(SearchSpace):
         own = [FixedPoint(label, {**at, name: 1 - uniform}) for label, at in points.items()]
         ranges = {key: (n.low, n.high) for key, (_, n) in _numbers(self.kind).items()}
         ranges |= self.ranges
-        middle = {key: self._inside(value, *ranges[key]) for key, value in own[0].params.items()}
-        baseline = FixedPoint("uniform", {**middle, name: uniform})
+        usual = {key: float(np.clip(at, *ranges[key])) for key, at in own[0].params.items()}
+        baseline = FixedPoint("uniform", {**usual, name: uniform})
         return [baseline, *(point for point in own if point.lies_in(ranges))]
-
-    @staticmethod
-    def _inside(value: Any, low: float, high: float) -> float:
-        return min(max(value, low), high)
 
 
 def _way(kind: str) -> tuple[str, float]:

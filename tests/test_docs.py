@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from optuna.trial import FixedTrial
+from pydantic import TypeAdapter
 
+import search_spaces as spaces
 from search_spaces import SpeedSpace
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.search.trial import TrainerFacts
+from stepsearch.strategies import STRATEGIES, AnyStrategy
+from trainers import trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,15 +48,14 @@ def test_the_readme_example_describes_a_search(monkeypatch: pytest.MonkeyPatch) 
     config.trainer.check(workers=1)
 
 
-def test_the_guide_adds_a_strategy_with_the_numbers_of_its_paper() -> None:
-    """methods/strategies.md section 9, B-TTDM with a = 0.8."""
+def test_the_guide_adds_a_weight() -> None:
+    """methods/strategies.md section 5, trunc_snr = max(SNR, 1) on the x0-loss."""
     names: dict[str, Any] = {"__name__": "guide"}
     exec(compile(blocks("docs/extend.md")[0], "docs/extend.md", "exec", dont_inherit=True), names)
-    built = names["BetaConfig"]().build(NoiseConfig().build().alpha_bar)
-    expected = {0: 3.981072e-3, 1: 2.950377e-3, 10: 1.990176e-3, 500: 9.18775e-4, 999: 8.0008e-4}
-    for t, p in expected.items():
-        assert built.p[t] == pytest.approx(p, rel=1e-5)
-    assert np.all(built.w == 1)
+    process = NoiseConfig().build()
+    built = names["TruncatedSnrConfig"]().build(process.alpha_bar, "sample")
+    np.testing.assert_allclose(built.w, np.maximum(process.snr, 1))
+    assert np.ptp(built.p) == 0
 
 
 def test_the_page_on_processes_carries_a_strategy_to_edm() -> None:
@@ -63,8 +68,33 @@ def test_the_page_on_processes_carries_a_strategy_to_edm() -> None:
 
 def test_the_guide_adds_a_space_that_holds_the_baseline() -> None:
     names: dict[str, Any] = {"__name__": "guide"}
-    exec(compile(blocks("docs/extend.md")[2], "docs/extend.md", "exec", dont_inherit=True), names)
+    exec(compile(blocks("docs/extend.md")[3], "docs/extend.md", "exec", dont_inherit=True), names)
     facts = TrainerFacts("denoising", NoiseConfig().build().alpha_bar)
-    space = names["BetaSpace"]()
+    space = names["BetaAndRateSpace"]()
     space.check(facts)
-    assert [point.label for point in space.fixed(facts)] == ["uniform", "B-TTDM (paper)"]
+    points = space.fixed(facts)
+    assert [point.label for point in points] == ["uniform", "B-TTDM"]
+    for point in points:
+        suggested = space.suggest(FixedTrial(dict(point.params)), facts)
+        built = trainer(**suggested).strategy.build(facts.alpha_bar)
+        assert (np.ptp(built.p) < 1e-12) == (point.label == "uniform")
+
+
+def test_every_strategy_has_its_section() -> None:
+    page = (ROOT / "docs/strategies.md").read_text()
+    for kind in STRATEGIES:
+        assert re.search(rf"^#+ .*`{kind}`", page, flags=re.MULTILINE), kind
+
+
+def test_every_example_of_the_strategies_page_is_one() -> None:
+    page = (ROOT / "docs/strategies.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert len(examples) >= 6
+    alpha_bar = NoiseConfig().build().alpha_bar
+    for example in examples:
+        for key, value in yaml.safe_load(example).items():
+            if key == "space":
+                spaces.space(value).check(TrainerFacts("denoising", alpha_bar))
+            else:
+                assert key == "strategy"
+                TypeAdapter(AnyStrategy).validate_python(value).build(alpha_bar)

@@ -17,7 +17,7 @@ _NAMES = ("acceleration", "deceleration", "convergence")
 
 
 def gallery(strategies: Mapping[str, tuple[FloatArray, FloatArray]], title: str = "") -> Figure:
-    """T p and w over t / T of every strategy, {name: (p, w)}, w with a median of 1; logarithmic."""
+    """T p and w over t / T of every strategy, {name: (p, w)}; w should have a median of 1."""
     rows = -(-len(strategies) // _COLUMNS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 1.75 * rows + 0.9), layout="constrained")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import run_search
+from stepsearch.strategies import STRATEGIES
 from tests.cli.conftest import Cli, Ending, Recorded
 
 
@@ -93,10 +94,52 @@ def test_show_tells_what_a_mirrored_batch_of_this_size_draws(cli: Cli, tmp_path:
     assert sum(p["64"]) == pytest.approx(1)
 
 
-VERBS = ["run", "resume", "plan", "simulate", "status", "export", "ui", "doctor", "show"]
+def test_strategies_lists_every_family_with_its_parameters(cli: Cli, tmp_path: Path) -> None:
+    ending = cli("strategies", "list", "--out", "all.png")
+    assert (ending.code, ending.err) == (0, "")
+    listed = [line.split()[0] for line in ending.out.splitlines()[1:-1] if line[0] != " "]
+    assert listed == list(STRATEGIES)
+    assert "gamma=5.0" in ending.out
+    assert (tmp_path / "all.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize("words", [[], *[[verb] for verb in VERBS]], ids=["", *VERBS])
+def test_strategies_areas_parts_a_schedule(cli: Cli, tmp_path: Path) -> None:
+    ending = cli("strategies", "areas", "--out", "areas.png")
+    assert (ending.code, ending.err) == (0, "")
+    rows = [line.split() for line in ending.out.splitlines()[1:4]]
+    assert [row[:3] for row in rows] == [
+        ["acceleration", "0..218", "21.9"],
+        ["deceleration", "219..439", "22.1"],
+        ["convergence", "440..999", "56.0"],
+    ]
+    assert max(map(len, ending.out.splitlines())) <= 80
+    assert (tmp_path / "areas.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_strategies_show_is_show(cli: Cli) -> None:
+    words = ["show", "laplace", "--set", "b=1"]
+    assert cli("strategies", *words) == cli(*words)
+
+
+VERBS = [
+    "run",
+    "resume",
+    "plan",
+    "simulate",
+    "status",
+    "export",
+    "ui",
+    "doctor",
+    "strategies",
+    "show",
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], *[[verb] for verb in VERBS], ["strategies", "list"], ["strategies", "areas"]],
+    ids=" ".join,
+)
 def test_every_page_of_help_fits_a_terminal_and_names_no_absolute_path(
     cli: Cli, words: list[str]
 ) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import run_search
+from search_spaces import SPACES
 from stepsearch.search.folder import SearchFolder
+from stepsearch.strategies import STRATEGIES
 from tests.cli.conftest import Cli, Ending, Recorded
 
 
@@ -26,6 +28,9 @@ def assert_refused(ending: Ending, line: str) -> None:
     assert ending.out == ""
     assert ending.err == f"error: {line}\n"
 
+
+SPACE_KINDS = ", ".join(map(repr, SPACES))
+STRATEGY_KINDS = ", ".join(map(repr, STRATEGIES))
 
 IN_THE_FILE = [
     ("buget.trials=3", "buget is not a known key; did you mean 'budget'? (known keys: budget, "
@@ -159,6 +164,14 @@ WORDS = [
      "noise.shift must be at least 0.01, got 0"),
     (["show", "p2", "--set", "noise=3"], "noise must be a mapping, got 3"),
     (["show", "p2", "--set", "batch_size=0"], "batch_size must be greater than 0, got 0"),
+    (["strategies", "show", "laplace", "--set", "b=0"], "strategy.b must be at least 0.05, got 0"),
+    (["strategies", "areas", "--schedule", "pink"], "noise.schedule must be one of 'linear', "
+     "'quad', 'cosine', 'scaled_linear' or 'const', got 'pink'"),
+    (["strategies", "areas", "--timesteps", "9"], "noise.timesteps must be at least 50, got 9"),
+    (["strategies", "areas", "--r", "1"], "r must be in 1.653..2.478e+04 (1 / alpha_bar from the "
+     "fastest change on), got 1"),
+    (["strategies", "list", "--out", "no/such.png"],
+     "--out must be a file that can be written, got 'no/such.png': No such file or directory"),
     (["show", "p2", "--json", "no/where.json"], "--json must be a file that can be written, got "
      "'no/where.json': No such file or directory"),
     (["show", "p2", "--json", "searches"],

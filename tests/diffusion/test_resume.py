@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from stepsearch.diffusion.checkpoints import read_checkpoint, read_latest, write
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.diffusion.training import Training
 from stepsearch.errors import UserError
+from stepsearch.strategies import strategy
 from stepsearch.strategies.base import Step, TableStrategy
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -108,6 +110,20 @@ def test_a_strategy_observes_every_step_and_its_state_is_in_the_checkpoint(
     build_training(timesteps=fresh).load(tmp_path / "checkpoint")
     assert learned.seen.sum() == 80
     assert torch.equal(fresh.seen, learned.seen)
+
+
+def test_a_phase_is_resumed_where_it_was(build_training: Build, tmp_path: Path) -> None:
+    alpha_bar = NoiseConfig().build().alpha_bar
+    first = {"strategy": {"kind": "speed"}, "images": 80}
+    phases = strategy("phase", phases=[first, {"strategy": {"kind": "uniform"}}])
+    one, other = (build_training(timesteps=phases.build(alpha_bar)) for _ in range(2))
+    one.run(40)
+    assert np.ptp(one.strategy.p) > 1e-4
+    one.save(tmp_path / "checkpoint")
+    other.load(tmp_path / "checkpoint")
+    assert one.run(160).mean_loss == other.run(160).mean_loss
+    assert_equal(one.state_dict(), other.state_dict())
+    assert np.ptp(other.strategy.p) < 1e-12
 
 
 def test_an_interrupted_write_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:

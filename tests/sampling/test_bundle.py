@@ -338,3 +338,14 @@ def _refusal(folder: Path, text: str | bytes) -> str:
     message = str(refused.value)
     assert "\n" not in message
     return message.removeprefix(f"{path}: ")
+
+
+def test_a_strategy_that_changed_says_so(make_bundle, tmp_path):
+    first = {"strategy": {"kind": "speed"}, "images": 64}
+    phases = strategy("phase", phases=[first, {"strategy": {"kind": "uniform"}}])
+    folder = write_bundle(tmp_path / "phased", make_bundle(config=phases))
+    _, _, file = load_strategy(folder / "strategy.json")
+    assert file.note == "p and w changed during the training; these are the last ones."
+    assert file.note in (folder / "README.md").read_text()
+    again = strategy(file.family, **file.parameters)
+    assert again == phases

@@ -157,7 +157,7 @@ def test_levels_are_finite_where_no_signal_is_left():
     dark = np.array([0.5, 0.0])  # SNR 0
     assert np.isfinite(log_sigma(dark)).all()
     for target in ("epsilon", "v_prediction", "sample", "flow", "edm"):
-        built = strategy("infonoise").build(np.geomspace(0.99, 1e-3, 999).tolist() + [0.0], target)
+        built = strategy("infonoise").build([*np.geomspace(0.99, 1e-3, 999), 0.0], target)
         observe(built, list(range(1000)), [1.0] * 1000)
         assert np.isfinite(built.p).all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic_core import PydanticUndefined
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from stepsearch.config import parse
 from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.errors import UserError
 from stepsearch.strategies import (
     DENSITIES,
     STRATEGIES,
@@ -23,6 +25,9 @@ from stepsearch.strategies import (
 from stepsearch.strategies.areas import Areas, areas, change, increment
 from stepsearch.terminal import chart
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _BATCH_SIZE = 64
 """At which mirrored draws are shown."""
 _DRAWN = ("speed", "speed_released", "speed_v1", *DENSITIES, *WEIGHTS)
@@ -30,17 +35,17 @@ _DRAWN = ("speed", "speed_released", "speed_v1", *DENSITIES, *WEIGHTS)
 
 def show_list(console: Console, out: Path | None) -> None:
     """Every family with its parameters; a picture of their p and w where `out` names one."""
+    if out is not None:
+        from stepsearch.strategy_figures import gallery
+
+        title = "linear schedule, T = 1000, batches of 64, loss on epsilon"
+        _save(gallery(dict(_curves()), title), out)
     table = Table("strategy", "what it is", "parameters", box=None, pad_edge=False)
     for kind, config in STRATEGIES.items():
         what = (config.__doc__ or "").partition("\n")[0].rstrip(".")
         table.add_row(kind, what, " ".join(_parameters(config)))
     console.print(table)
-    if out is not None:
-        from stepsearch.strategy_figures import gallery
-
-        title = "linear schedule, T = 1000, batches of 64, loss on epsilon"
-        gallery(dict(_curves()), title).savefig(out, dpi=110)
-        console.print(f"wrote {out}")
+    _tell(console, out)
 
 
 def show_areas(
@@ -50,6 +55,8 @@ def show_areas(
     noise = parse(NoiseConfig, {"schedule": schedule, "timesteps": timesteps}, where="noise")
     alpha_bar = noise.build().alpha_bar
     found = areas(alpha_bar, r)
+    if out is not None:
+        _save(_areas_figure(found, alpha_bar, f"{schedule}, T = {timesteps}, r = {r:g}"), out)
     console.print(_areas_table(found, alpha_bar))
     console.print(
         f"peak = {found.peak}: d(1 - abar)/dt is largest · "
@@ -57,9 +64,7 @@ def show_areas(
     )
     title = "d(1 - abar)/dt (times T)"
     console.print(chart(found.T * change(alpha_bar), title, width=min(console.width, 100)))
-    if out is not None:
-        _areas_figure(found, alpha_bar, f"{schedule}, T = {timesteps}, r = {r:g}", out)
-        console.print(f"wrote {out}")
+    _tell(console, out)
 
 
 def _parameters(config: type[StrategyConfig]) -> Iterator[str]:
@@ -96,7 +101,7 @@ def _areas_table(found: Areas, alpha_bar: FloatArray) -> Table:
     return table
 
 
-def _areas_figure(found: Areas, alpha_bar: FloatArray, title: str, out: Path) -> None:
+def _areas_figure(found: Areas, alpha_bar: FloatArray, title: str) -> Figure:
     from stepsearch.strategy_figures import areas_figure
 
     step = increment(alpha_bar)
@@ -105,4 +110,19 @@ def _areas_figure(found: Areas, alpha_bar: FloatArray, title: str, out: Path) ->
         "variance": {"Psi": step.psi, "bound": step.psi_bound},
         "change": {"d(1 - abar)/dt": change(alpha_bar)},
     }
-    areas_figure(panels, (found.peak, found.tau), title).savefig(out, dpi=110)
+    return areas_figure(panels, (found.peak, found.tau), title)
+
+
+def _save(figure: Figure, out: Path) -> None:
+    try:
+        figure.savefig(out, dpi=110)
+    except (OSError, ValueError) as error:  # no such folder, or a format that is not known
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"--out must be a file that can be written, got {str(out)!r}: {reason}"
+        ) from None
+
+
+def _tell(console: Console, out: Path | None) -> None:
+    if out is not None:
+        console.print(f"wrote {out}", soft_wrap=True, markup=False)

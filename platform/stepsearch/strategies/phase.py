@@ -72,7 +72,7 @@ class PhasedStrategy(Strategy):
 
     @property
     def note(self) -> str:
-        return f"p and w are those of the last phase. {self._now.note}".rstrip()
+        return "p and w changed during the training; these are the last ones."
 
     def before_update(self, step: Step) -> None:
         self._now.before_update(step)

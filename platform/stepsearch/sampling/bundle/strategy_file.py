@@ -152,7 +152,7 @@ def _density(strategy: Strategy, batch_size: int) -> dict[str, Any]:
         f"The draws of one batch depend on each other: p is the density of one draw in a batch of "
         f"{batch_size}, and would be another in batches of another size."
     )
-    return {"p": p.tolist(), "note": note}
+    return {"p": p.tolist(), "note": f"{strategy.note} {note}".strip()}
 
 
 def load_strategy(path: Path) -> tuple[FloatArray, FloatArray, StrategyFile]:
