@@ -76,7 +76,7 @@ def test_show_tells_what_a_mirrored_batch_of_this_size_draws(cli: Cli, tmp_path:
     assert sum(p["64"]) == pytest.approx(1)
 
 
-VERBS = ["run", "resume", "plan", "simulate", "status", "export", "ui", "doctor", "show"]
+VERBS = ["run", "resume", "plan", "simulate", "status", "export", "ui", "doctor", "show", "stages"]
 
 
 @pytest.mark.parametrize("words", [[], *[[verb] for verb in VERBS]], ids=["", *VERBS])
