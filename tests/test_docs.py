@@ -42,6 +42,12 @@ def test_the_readme_example_describes_a_search(monkeypatch: pytest.MonkeyPatch) 
     config.trainer.check(workers=1)
 
 
+def test_the_page_on_stages_finds_some(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("docs/stages.md")
+    exec(compile(example, "docs/stages.md", "exec", dont_inherit=True), {})
+    assert capsys.readouterr().out == "(0.226, 0.476, 0.726) (0.222, 0.523, 0.78)\n"
+
+
 def test_the_guide_adds_a_strategy_with_the_numbers_of_its_paper() -> None:
     """methods/strategies.md section 9, B-TTDM with a = 0.8."""
     names: dict[str, Any] = {"__name__": "guide"}
