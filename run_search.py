@@ -360,6 +360,46 @@ def show(
         write_json(json, {"p": p.tolist(), "w": w.tolist()})
 
 
+@app.command(
+    epilog=_examples(
+        "stages digits",
+        "stages digits --n 4 --out stages.png",
+        "stages my_pictures --set size=32 --set device=cuda",
+        "stages latents.npy --samples 20000 --json stages.json",
+    )
+)
+def stages(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="digits, a folder of images or a .npy file",
+            show_default=False,
+        ),
+    ],
+    n: Annotated[int, typer.Option("--n", metavar="N", help="stages, 2 to 5")] = 3,
+    samples: Annotated[int, typer.Option(metavar="K", help="how many to compare")] = 5000,
+    seed: Annotated[int, typer.Option(metavar="S")] = 0,
+    kernel: Annotated[str, typer.Option(metavar="NAME", help="vp, ve or edm")] = "vp",
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="a parameter of the method or of the data set"
+        ),
+    ] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="draw them")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="write them here too")] = None,
+) -> None:
+    """Find the boundaries of a multi-stage denoiser's stages.
+
+    By the optimal denoiser of the data set, beside other methods; nothing is trained.
+    """
+    from stepsearch.search.staged import show_stages
+
+    options = {"n": n, "samples": samples, "seed": seed, "kernel": kernel}
+    show_stages(dataset, options, set_, console, out=out, json=json)
+
+
 def main() -> None:
     """Run the CLI; a user's error is one line and exit code 2, never a traceback."""
     from stepsearch.errors import StepsearchError, UserError

@@ -48,6 +48,12 @@ def test_the_readme_example_describes_a_search(monkeypatch: pytest.MonkeyPatch) 
     config.trainer.check(workers=1)
 
 
+def test_the_page_on_stages_finds_some(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("docs/stages.md")
+    exec(compile(example, "docs/stages.md", "exec", dont_inherit=True), {})
+    assert capsys.readouterr().out == "(0.226, 0.476, 0.726) (0.222, 0.523, 0.78)\n"
+
+
 def test_the_guide_adds_a_weight() -> None:
     """methods/strategies.md section 5, trunc_snr = max(SNR, 1) on the x0-loss."""
     names: dict[str, Any] = {"__name__": "guide"}

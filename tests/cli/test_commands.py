@@ -131,6 +131,7 @@ VERBS = [
     "ui",
     "doctor",
     "strategies",
+    "stages",
     "show",
 ]
 

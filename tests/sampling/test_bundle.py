@@ -157,7 +157,7 @@ def test_a_strategy_that_learns_is_exported_as_it_was_in_the_end(make_bundle, tm
     np.testing.assert_array_equal(p, bundle.strategy.p)
     np.testing.assert_array_equal(w, bundle.strategy.w)
     assert p[999] > p[0]
-    assert file.note == "p and w changed during the training: these are the last ones."
+    assert file.note == "p and w changed during the training; these are the last ones."
     assert file.note in (tmp_path / "b" / "README.md").read_text()
 
 

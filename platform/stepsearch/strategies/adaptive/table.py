@@ -64,7 +64,7 @@ class LearnedStrategy(Strategy):
 
     @property
     def note(self) -> str:
-        return "p and w changed during the training: these are the last ones."
+        return "p and w changed during the training; these are the last ones."
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         u = stratified_uniform(n, generator) if self.config.stratify else uniform(n, generator)
