@@ -483,7 +483,7 @@ def _on(address: str | None, config: SearchConfig) -> SearchConfig:
         raise UserError("--address must be local, auto or host:port, got ''")
     if address is not None and address.startswith(("http://", "https://")):
         raise UserError(
-            f"--address must be local, auto or host:port, got {address!r}: `submit` takes that one"
+            f"--address must be local, auto or host:port, got {address!r}: `submit` takes it"
         )
     return config if address is None else config.model_copy(update={"cluster": address})
 

@@ -76,7 +76,10 @@ def test_show_tells_what_a_mirrored_batch_of_this_size_draws(cli: Cli, tmp_path:
     assert sum(p["64"]) == pytest.approx(1)
 
 
-VERBS = ["run", "resume", "plan", "simulate", "status", "export", "ui", "doctor", "show"]
+VERBS = [
+    "run", "resume", "submit", "cancel", "reconcile", "plan", "simulate", "status", "export", "ui",
+    "doctor", "show",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [[], *[[verb] for verb in VERBS]], ids=["", *VERBS])
@@ -144,6 +147,7 @@ def loaded(code: str, folder: Path, *words: str) -> list[str]:
         (["--help"], []),
         (["run", "--help"], []),
         (["simulate", "--help"], []),
+        (["submit", "--help"], []),
         (["status"], ["optuna"]),
     ],
 )

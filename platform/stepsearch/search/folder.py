@@ -115,17 +115,21 @@ class SearchFolder:
         """Hold the search for this process: two drivers would spoil each other's records."""
         import fcntl
 
-        with (self.path / ".lock").open("a") as lock:  # who comes too late must not empty it
+        file = self.path / ".lock"
+        file.touch()
+        with file.open("r+") as lock:  # who comes too late must not empty it
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
                     f"search {self.path.name!r} must not be running already: another driver has it"
                 ) from None
-            lock.truncate(0)
-            lock.write(f"{os.getpid()} {socket.gethostname()}")
+            lock.write(f"{os.getpid()} {socket.gethostname()}\n")
             lock.flush()
-            yield
+            try:
+                yield
+            finally:
+                lock.truncate(0)
 
     @property
     def owner(self) -> tuple[int, str] | None:
@@ -135,11 +139,11 @@ class SearchFolder:
         try:
             with (self.path / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return None
         except BlockingIOError:
-            pid, _, host = (self.path / ".lock").read_text().partition(" ")
-            return int(pid), host
+            pid, _, host = (self.path / ".lock").read_text().partition("\n")[0].partition(" ")
+            return (int(pid), host) if host else None
+        except FileNotFoundError:
+            pass
         return None
 
 

@@ -80,7 +80,8 @@ class JobServer:
 
     def output(self, job: str) -> str:
         """What a job has said so far, without what Ray says about it."""
-        log: str = self._client.get_job_logs(job)
+        with _refusals(self.address):
+            log: str = self._client.get_job_logs(job)
         _, _, said = log.partition(f"Running entrypoint for job {job}: ")
         return said.partition("\n")[2]
 
@@ -90,28 +91,28 @@ class JobServer:
         Raises UserError or StepsearchError with its own last line if it has failed.
         """
         while True:
-            info = self._client.get_job_info(job)
-            said = self.output(job)
+            info, said = self._info(job), self.output(job)
             if until(said) or info.status == "SUCCEEDED":
                 return said
             if info.status in _ENDED:
                 raise _failure(job, info, said)
             time.sleep(_POLL_S)
 
-    def stop(self, job: str) -> str:
-        """Have it stopped, and wait until it has; returns how it ended, in Ray's word."""
-        self._client.stop_job(job)
+    def stop(self, job: str) -> None:
+        """Have it stopped, and wait until it has."""
+        with _refusals(self.address):
+            self._client.stop_job(job)
         deadline = time.monotonic() + STOP_S + 30
-        while (status := self._client.get_job_status(job)) not in _ENDED:
+        while self._info(job).status not in _ENDED:
             if time.monotonic() > deadline:
                 raise StepsearchError(f"job {job} does not stop: ray job logs {job}")
             time.sleep(_POLL_S)
-        return str(status.value)
 
     def forget(self, job: str) -> None:
         """End it where it still runs, and take it off the list."""
         self.stop(job)
-        self._client.delete_job(job)
+        with _refusals(self.address):
+            self._client.delete_job(job)
 
     def download(self, job: str, name: str, to: Path) -> None:
         """Bring a file from the folder of Ray's logs on the node where a job runs."""
@@ -120,20 +121,27 @@ class JobServer:
             get_auth_headers_if_auth_enabled,
         )
 
-        node = self._client.get_job_info(job).driver_node_id
+        node = self._info(job).driver_node_id
         words = {"node_id": node, "filename": name, "lines": "-1", "timeout": str(_DOWNLOAD_S)}
-        with requests.get(
-            f"{self.address}/api/v0/logs/file",
-            params=words,
-            headers=get_auth_headers_if_auth_enabled({}),
-            stream=True,
-            timeout=_DOWNLOAD_S,
-        ) as answer:
+        with (
+            _refusals(self.address),
+            requests.get(
+                f"{self.address}/api/v0/logs/file",
+                params=words,
+                headers=get_auth_headers_if_auth_enabled({}),
+                stream=True,
+                timeout=_DOWNLOAD_S,
+            ) as answer,
+        ):
             if answer.status_code != 200:
                 raise StepsearchError(f"{self.address} did not send {name}: {answer.text}")
             with to.open("wb") as file:
                 for chunk in answer.iter_content(1 << 20):
                     file.write(chunk)
+
+    def _info(self, job: str) -> Any:
+        with _refusals(self.address):
+            return self._client.get_job_info(job)
 
 
 def is_ended(job: Any) -> bool:
@@ -161,6 +169,8 @@ def _refusals(address: str) -> Iterator[None]:
 
     try:
         yield
+    except StepsearchError:
+        raise
     except AuthenticationError:
         raise UserError(
             f"cluster {address!r} must be given its token: set RAY_AUTH_MODE=token and "

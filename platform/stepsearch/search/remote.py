@@ -49,7 +49,13 @@ class Remote:
             job = self._server.submit(
                 f"stepsearch-{name}.{number}", _RUN, code, metadata=facts, environment={}
             )
-        said = self._server.follow(job, lambda said: f"search {name}: " in said)
+        try:
+            said = self._server.follow(job, lambda said: f"search {name}: " in said)
+        except KeyboardInterrupt:
+            self._tell(f"job {job} goes on without this command")
+            raise
+        if f"search {name}: " not in said:  # there was nothing left to do
+            return self.status(name, config.storage)
         self._tell(said)
         self._console.print(f"job {job} at {self._server.address} runs it", soft_wrap=True)
         self._tell(
