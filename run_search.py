@@ -281,7 +281,6 @@ def status(
         show_report(SearchResult.read(recorded(each, storage)), console)
     if not found:
         console.print(f"no searches in {storage}; `python run_search.py` runs the default one")
-    return None
 
 
 @app.command(epilog=_examples("export my-search", "export my-search --trial 3 --out my-bundle"))

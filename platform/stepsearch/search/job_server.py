@@ -59,18 +59,20 @@ class JobServer:
         Raises UserError if there has been a job of this id.
         """
         env_vars = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S), **environment}
-        try:
-            id_: str = self._client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=job,
-                runtime_env={"working_dir": str(code), "env_vars": env_vars},
-                metadata=dict(metadata),
-            )
-        except RuntimeError as error:
-            if "already exists" in str(error):
-                raise UserError(f"job must be new, got {job}: another command began it") from None
-            raise StepsearchError(f"{self.address} refused a job: {_first(error)}") from None
-        return id_
+        with _refusals(self.address):
+            try:
+                id_: str = self._client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=job,
+                    runtime_env={"working_dir": str(code), "env_vars": env_vars},
+                    metadata=dict(metadata),
+                )
+            except RuntimeError as error:
+                if "already exists" in str(error):
+                    line = f"job must be new, got {job}: another command began it"
+                    raise UserError(line) from None
+                raise StepsearchError(f"{self.address} refused a job: {_first(error)}") from None
+            return id_
 
     def jobs(self) -> list[Any]:
         """Those that were submitted, with Ray's facts about each; the oldest first."""

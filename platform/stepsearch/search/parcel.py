@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -19,7 +20,7 @@ from stepsearch.errors import StepsearchError, UserError
 from stepsearch.search.job_server import JobServer
 
 _OFFERED_S = 3600.0
-_LABEL = "parcel "
+_LINE = re.compile(r"^parcel (\S+) ([0-9a-f]{64})$", re.MULTILINE)
 
 
 def offer(folder: Path, logs: Path) -> None:
@@ -30,7 +31,7 @@ def offer(folder: Path, logs: Path) -> None:
     try:
         with tarfile.open(parcel, "x") as tar:
             tar.add(folder, arcname=".")
-        print(f"{_LABEL}{parcel.name} {_digest(parcel)}", flush=True)
+        print(f"parcel {parcel.name} {_digest(parcel)}", flush=True)
         fetched.wait(_OFFERED_S)
     finally:
         parcel.unlink(missing_ok=True)
@@ -39,7 +40,7 @@ def offer(folder: Path, logs: Path) -> None:
 
 def is_offered(said: str) -> bool:
     """Whether a job that makes a parcel has come so far."""
-    return _line(said).count(" ") == 2
+    return _LINE.search(said) is not None
 
 
 def fetch(server: JobServer, job: str, said: str, out: Path) -> None:
@@ -47,7 +48,7 @@ def fetch(server: JobServer, job: str, said: str, out: Path) -> None:
 
     Raises UserError if `out` cannot be written, StepsearchError if the parcel comes damaged.
     """
-    _, name, digest = _line(said).split()
+    ((name, digest),) = _LINE.findall(said)
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     parcel = scratch.with_suffix(".tar")
     try:
@@ -64,10 +65,6 @@ def fetch(server: JobServer, job: str, said: str, out: Path) -> None:
     finally:
         parcel.unlink(missing_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _line(said: str) -> str:
-    return next((line for line in said.splitlines() if line.startswith(_LABEL)), "")
 
 
 def _digest(file: Path) -> str:
