@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,33 @@ def test_a_search_tells_who_runs_it_while_somebody_does(folder: SearchFolder) ->
             pass
         assert folder.owner == me, "one who came too late changes nothing"
     assert folder.owner is None
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from stepsearch.search.folder import SearchFolder
+
+folder = SearchFolder(Path(sys.argv[1]))
+with folder.locked():
+    try:
+        print("running", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(0.5)
+        (folder.path / "saved").touch()
+"""
+
+
+def test_it_interrupts_the_driver_and_waits_until_it_has_left(folder: SearchFolder) -> None:
+    words = [sys.executable, "-c", DRIVER, str(folder.path)]
+    path = {"PYTHONPATH": str(Path(cancel.__code__.co_filename).parents[2])}
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, env=os.environ | path)
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"running\n"
+        cancel(folder)
+        assert (folder.path / "saved").exists()
 
 
 def test_what_a_killed_driver_left_is_nobody(folder: SearchFolder) -> None:

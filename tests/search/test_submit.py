@@ -149,7 +149,8 @@ class Laptop:
         plain = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
         path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "platform")])}
         mine = self._head.credentials | {"RAY_API_SERVER_ADDRESS": self._head.url}
-        given = plain | path | mine | {"COLUMNS": "100", "HOME": str(self.folder)} | environment
+        home = {"COLUMNS": "100", "HOME": str(self.folder.parent)}
+        given = plain | path | mine | home | environment
         program = ["-c", python] if python else [str(ROOT / "run_search.py")]
         return subprocess.Popen(
             [sys.executable, *program, *words],
