@@ -26,7 +26,7 @@ def place(package: str) -> Path | None:
         return None
     if spec.submodule_search_locations:
         return Path(spec.submodule_search_locations[0])
-    return Path(spec.origin) if spec.origin else None
+    return Path(spec.origin) if spec.has_location and spec.origin else None
 
 
 def fingerprint(package: str) -> str:
