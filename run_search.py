@@ -14,12 +14,15 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from stepsearch.search.config import SearchConfig
+    from stepsearch.search.remote import Remote
     from stepsearch.search.result import SearchResult
 
 DEFAULT = Path(__file__).parent / "search_spaces" / "speed_digits.yaml"
 CURVES = Path(__file__).parent / "benchmarks" / "curves" / "speed_digits.csv.gz"
 SEARCHES = Path("searches")
 USER_ERROR, INTERRUPTED = 2, 130
+CODE = ("run_search", "search_spaces", "trainers", "stepsearch")
+"""What a search needs on a cluster."""
 
 
 def _examples(*lines: str) -> str:
@@ -56,13 +59,21 @@ Sets = Annotated[
 Storage = Annotated[
     Path, typer.Option(metavar="FOLDER", help="the folder that holds all searches")
 ]
-
-
 Address = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
         help="the Ray cluster instead of the file's: local, auto or host:port",
+        show_default=False,
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="of a search on a cluster: its Ray job server; local: this machine",
         show_default=False,
     ),
 ]
@@ -136,6 +147,57 @@ def resume(
     _follow(resume, _on(address, config))
 
 
+@app.command(
+    epilog=_examples(
+        "submit my_search.yaml --address http://HEAD:8265",
+        "submit my_search.yaml --set storage=/data/searches",
+    )
+)
+def submit(
+    file: File = DEFAULT,
+    set_: Sets = [],  # noqa: B006
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
+            help="the Ray job server of the cluster",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Launch a search on a cluster, or go on with it; it needs this machine no more.
+
+    The code goes along. `status`, `ui`, `export` and `cancel` reach it with the
+    same --address.
+    """
+    from stepsearch.errors import UserError
+
+    data = _read(file, set_)
+    config = _parse(data)
+    if str(config.storage) != str(data.get("storage")).rstrip("/"):
+        raise UserError(
+            "storage must be the whole path of a folder that all nodes of the cluster see, got "
+            f"{str(data.get('storage', SEARCHES))!r}"
+        )
+    _remote(address).submit(config)
+
+
+@app.command(epilog=_examples("cancel my-search", "cancel my-search --address http://HEAD:8265"))
+def cancel(name: Name, storage: Storage = SEARCHES, address: Server = None) -> None:
+    """Stop a running search as Ctrl-C does: every trial saves a checkpoint."""
+    from stepsearch.search.cancel import cancel
+    from stepsearch.search.folder import SearchFolder
+
+    with console.status("every trial saves a checkpoint"):
+        if _is_elsewhere(address):
+            _remote(address).cancel(name)
+        else:
+            cancel(SearchFolder.find(storage.absolute(), name))
+    again = "submit FILE.yaml" if _is_elsewhere(address) else f"resume {name}"
+    console.print(f"search {name} has stopped; `{again}` goes on with it", soft_wrap=True)
+
+
 @app.command()
 def reconcile(name: Name, storage: Storage = SEARCHES) -> None:
     """Compare the records of a search, and mend what a killed driver left.
@@ -206,8 +268,11 @@ def simulate(
 def status(
     name: Annotated[str | None, typer.Argument(help="the name of a search")] = None,
     storage: Storage = SEARCHES,
+    address: Server = None,
 ) -> None:
     """Show where a search stands; without a name, all of them."""
+    if _is_elsewhere(address):
+        return _remote(address).status(name, storage)
     from stepsearch.search.closing import show_report
     from stepsearch.search.folder import names
     from stepsearch.search.result import SearchResult
@@ -229,12 +294,18 @@ def export(
         Path | None, typer.Option(metavar="FOLDER", help="new; without it, NAME-bundle")
     ] = None,
     storage: Storage = SEARCHES,
+    address: Server = None,
 ) -> None:
     """Write a trial as a bundle that plain PyTorch and diffusers use."""
-    from stepsearch.search.result import SearchResult
+    out = out or Path(f"{name}-bundle")
+    if _is_elsewhere(address):
+        with console.status("the head writes the bundle"):
+            _remote(address).export(name, storage, trial, out)
+    else:
+        from stepsearch.search.result import SearchResult
 
-    result = SearchResult.read(find(name, storage))
-    console.print(f"wrote {result.export(out or Path(f'{name}-bundle'), trial)}")
+        SearchResult.read(find(name, storage)).export(out, trial)
+    console.print(f"wrote {out}")
 
 
 @app.command()
@@ -242,8 +313,11 @@ def ui(
     name: Name,
     port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535)] = 5000,
     storage: Storage = SEARCHES,
+    address: Server = None,
 ) -> None:
-    """Open the MLflow UI on the store of a search."""
+    """Open the MLflow UI on the store of a search; of one on a cluster, say where."""
+    if _is_elsewhere(address):
+        return _remote(address).ui(name, storage)
     import subprocess
 
     from stepsearch.search.folder import SearchFolder
@@ -255,6 +329,27 @@ def ui(
     table = page.read_text() if page.exists() else ""
     console.print(f"open http://127.0.0.1:{port}/{table} (Ctrl-C ends it)", soft_wrap=True)
     raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+@app.command(hidden=True)
+def answer(
+    what: str,
+    name: str,
+    storage: Storage,
+    to: Annotated[str, typer.Option()],
+    trial: Annotated[int | None, typer.Option()] = None,
+) -> None:
+    """On the head of a cluster: what `status`, `ui` or `export` of another machine asks for."""
+    from stepsearch.search import answers
+    from stepsearch.search.result import SearchResult
+
+    match what:
+        case "status":
+            answers.status(SearchResult.read(recorded(name, storage)), console, to)
+        case "ui":
+            answers.ui(recorded(name, storage), console)
+        case "export":
+            answers.export(SearchResult.read(find(name, storage)), trial)
 
 
 @app.command()
@@ -427,10 +522,7 @@ def command() -> None:
 
 def load(file: Path, sets: list[str]) -> SearchConfig:
     """The search that a YAML file describes, with `sets` laid over it."""
-    from stepsearch.config import merge
-    from stepsearch.search.files import assignments, read_yaml
-
-    return _parse(merge(read_yaml(file), assignments(sets)))
+    return _parse(_read(file, sets))
 
 
 def recorded(name: str, storage: Path) -> SearchConfig:
@@ -444,6 +536,13 @@ def recorded(name: str, storage: Path) -> SearchConfig:
 def find(name: str, storage: Path) -> SearchConfig:
     """What a search was launched with, ready to be run."""
     return _parse(_recorded(name, storage))
+
+
+def _read(file: Path, sets: list[str]) -> dict[str, Any]:
+    from stepsearch.config import merge
+    from stepsearch.search.files import assignments, read_yaml
+
+    return merge(read_yaml(file), assignments(sets))
 
 
 def _parse(data: dict[str, Any]) -> SearchConfig:
@@ -474,7 +573,22 @@ def _on(address: str | None, config: SearchConfig) -> SearchConfig:
 
     if address == "":
         raise UserError("--address must be local, auto or host:port, got ''")
+    if address is not None and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"--address must be local, auto or host:port, got {address!r}: `submit` takes it"
+        )
     return config if address is None else config.model_copy(update={"cluster": address})
+
+
+def _is_elsewhere(address: str | None) -> bool:
+    return address not in (None, "local")
+
+
+def _remote(address: str | None) -> Remote:
+    """The searches on another machine."""
+    from stepsearch.search.remote import Remote
+
+    return Remote(address, CODE, console)
 
 
 def _named(value: Any) -> Any:

@@ -6,16 +6,19 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from stepsearch.config import Config
 from stepsearch.door import check_token, on_loopback, own_folder, own_token, reread_credentials
 from stepsearch.errors import StepsearchError, UserError
+from stepsearch.shipping import lacking, runtime_env
 
 # Set before Ray is imported, here and in every process that Ray starts.
 _ENVIRONMENT = {
@@ -75,12 +78,15 @@ class LaneShape:
 
 
 @contextmanager
-def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
+def connect(
+    address: str = "local", cpus: int | None = None, code: Sequence[str] = ()
+) -> Iterator[None]:
     """Start a local Ray cluster (`local`) or join the one at `address`; leave it at the end.
 
     A local one is this process's alone: it listens on loopback, and answers only to a token that
-    nobody else has. An existing one is joined with the credentials in the environment. A process
-    that is connected already stays so: its caller decides when to leave.
+    nobody else has. An existing one is joined with the credentials in the environment; if one of
+    its nodes has not the packages of `code` as they are here, they are sent to all workers. A
+    process that is connected already stays so: its caller decides when to leave.
     Raises UserError if there is no cluster at `address`, or if it asks for another token.
     """
     for name, value in _ENVIRONMENT.items():
@@ -93,7 +99,7 @@ def connect(address: str = "local", cpus: int | None = None) -> Iterator[None]:
         yield
         return
     try:
-        _start(cpus) if address == "local" else _join(address)
+        _start(cpus) if address == "local" else _join(address, code)
         yield
     finally:
         ray.shutdown()
@@ -120,9 +126,8 @@ def _start(cpus: int | None) -> None:
         raise StepsearchError(f"Ray did not start: {_first_line(error)}") from error
 
 
-def _join(address: str) -> None:
+def _join(address: str, code: Sequence[str]) -> None:
     """Join a cluster. Raises UserError."""
-    import ray
     from ray.exceptions import AuthenticationError
 
     reread_credentials()
@@ -132,7 +137,7 @@ def _join(address: str) -> None:
             check_token(address)
         # Ray would look for a loopback cluster on this machine's network address.
         with on_loopback() if address.startswith("127.0.0.1:") else nullcontext():
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            _init(address, code)
     except Exception as error:
         if isinstance(error, AuthenticationError) or isinstance(
             error.__cause__, AuthenticationError
@@ -147,19 +152,30 @@ def _join(address: str) -> None:
         ) from None
 
 
+def _init(address: str, code: Sequence[str]) -> None:
+    """Twice where code has to be sent: only who is connected can ask the nodes what they have."""
+    import ray
+
+    quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address, **quietly)
+    if code and lacking(code):
+        ray.shutdown()
+        ray.init(address, runtime_env=runtime_env(code), **quietly)
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
-def connecting(address: str = "local") -> Iterator[Future[None]]:
+def connecting(address: str = "local", code: Sequence[str] = ()) -> Iterator[Future[None]]:
     """`connect` in the background, since Ray takes seconds; the future says when it is there.
 
     The thread lives as long as the connection: what Ray has started dies with the thread that
     started it (PR_SET_PDEATHSIG).
     """
     with ThreadPoolExecutor(1, thread_name_prefix="connect") as pool, ExitStack() as connection:
-        future = pool.submit(connection.enter_context, connect(address))
+        future = pool.submit(connection.enter_context, connect(address, code=code))
         try:
             yield future
         finally:
@@ -178,6 +194,13 @@ def resources() -> dict[str, float]:
     import ray
 
     return dict(ray.cluster_resources())
+
+
+def log_folder() -> Path:
+    """Where Ray's processes on this node write what they log."""
+    from ray._private.worker import _global_node  # nothing public says it
+
+    return Path(_global_node.get_logs_dir_path())
 
 
 def draining_nodes() -> set[str]:

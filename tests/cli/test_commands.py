@@ -122,18 +122,9 @@ def test_strategies_show_is_show(cli: Cli) -> None:
 
 
 VERBS = [
-    "run",
-    "resume",
-    "plan",
-    "simulate",
-    "status",
-    "export",
-    "ui",
-    "doctor",
-    "strategies",
-    "stages",
-    "show",
-]
+    "run", "resume", "submit", "cancel", "reconcile", "plan", "simulate", "status", "export", "ui",
+    "doctor", "strategies", "stages", "show",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -207,6 +198,7 @@ def loaded(code: str, folder: Path, *words: str) -> list[str]:
         (["--help"], []),
         (["run", "--help"], []),
         (["simulate", "--help"], []),
+        (["submit", "--help"], []),
         (["status"], ["optuna"]),
     ],
 )

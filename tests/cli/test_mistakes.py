@@ -130,9 +130,18 @@ WORDS = [
     (["plan", "small.yaml", "--set", "space.k=[5, 1]"],
      "space.k must be a range low < high, got (5, 1)"),
     *[([verb, "new"], "search must be one of those in {cwd}/searches (old), got 'new'")
-      for verb in ("resume", "status", "ui", "export")],
+      for verb in ("resume", "status", "ui", "export", "cancel")],
     (["status", "new", "--storage", "elsewhere"],
      "search must be one of those in {cwd}/elsewhere (none yet), got 'new'"),
+    (["cancel", "old"], "search 'old' must be running: no driver has it"),
+    (["submit", "small.yaml"], "storage must be the whole path of a folder that all nodes of the "
+     "cluster see, got 'searches'"),
+    (["submit", "small.yaml", "--set", "storage=/data", "--address", "auto"], "--address must be "
+     "the Ray job server of a cluster (http://HEAD:8265), got 'auto'"),
+    (["status", "--address", "cluster:6379"], "--address must be the Ray job server of a cluster "
+     "(http://HEAD:8265), got 'cluster:6379'"),
+    (["run", "small.yaml", "--address", "http://head:8265"], "--address must be local, auto or "
+     "host:port, got 'http://head:8265': `submit` takes it"),
     (["export", "old"], "export must have a finished trial: old has none yet"),
     (["export", "old", "--trial", "3"], "export must have a finished trial: old has none yet"),
     (["resume", "old", "--trials", "1"], "trials must be at least the 2 of old, got 1"),

@@ -182,7 +182,7 @@ def test_a_training_that_learns_is_rewarded_for_every_target(
         timesteps=strategy("uniform").build(abar, target), prediction_type=target, batch_size=32
     )
     coefficients = torch.from_numpy(VlbConfig().weight(abar, target))
-    step, _ = training._draw()
+    step = training._draw()
     probe = Probe(step, torch.arange(5, 1000, 50), torch.tensor([100, 500]), 8, coefficients)
     training.run(32 * 14)
     row, rewards = probe.decrease(step)
@@ -196,7 +196,7 @@ def test_a_reward_that_is_not_finite_leaves_the_policy_alone(build_training: Bui
     training = build_training(timesteps=new("adaptive", every=1))
     training.run(80)
     before = flat(training.strategy.state_dict())
-    step, _ = training._draw()
+    step = training._draw()
     training.strategy.before_update(step)
     with torch.no_grad():
         next(training.denoiser.parameters()).fill_(float("nan"))
@@ -236,6 +236,6 @@ def test_the_policy_comes_to_prefer_what_it_is_rewarded_for(build_training: Buil
     timesteps = new("adaptive", every=1, lr=0.02, probed_images=None)
     training = build_training(timesteps=timesteps, batch_size=32)
     for _ in range(60):
-        step, _ = training._draw()
+        step = training._draw()
         timesteps._improve(step.x0, step.t, -step.t.double())
     assert timesteps.p @ np.arange(1000) < 350

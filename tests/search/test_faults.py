@@ -219,14 +219,17 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial_and_no_secret_is_writ
     assert 0 < spent["cpu_hours"] < result.ledger.spent["cpu_hours"]
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(small: Small, drive: Drive) -> None:
+def test_cancel_does_what_ctrl_c_does(small: Small, drive: Drive) -> None:
+    """From another terminal: the driver stops cleanly and says how to go on."""
     longer = {"trials": 2, "images": 20_000, "reports": 12}
     config = small(budget=longer, trial_scheduler={"kind": "fifo"})
     driver = drive(config, "run", "FILE")
     wait_for_reports(config, 3)
     children = ray_processes_of(driver.pid)
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=120)
+    where = (config.name, "--storage", str(config.storage))
+    canceled, _ = drive(config, "cancel", *where).communicate(timeout=120)
+    assert canceled == "search small has stopped; `resume small` goes on with it\n"
+    output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, output
     assert f"resume {config.name}" in output
     assert "Traceback" not in output
@@ -237,7 +240,9 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(small: Small, drive: Drive) 
     assert all((result.folder.trial(n) / "checkpoint.pt").exists() for n in (0, 1))
     seen = {number: result.history.curve(number, "fd_digits") for number in (0, 1)}
 
-    again = drive(config, "resume", config.name, "--storage", str(config.storage))
+    refused, _ = drive(config, "cancel", *where).communicate(timeout=60)
+    assert refused == f"error: search {config.name!r} must be running: no driver has it\n"
+    again = drive(config, "resume", *where)
     output, _ = again.communicate(timeout=480)
     assert again.returncode == 0, output
     check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())

@@ -101,6 +101,9 @@ class TrainingStep:
     progress: float
     x0: Tensor
     t: Tensor
+    noise: Tensor
+    level: Tensor
+    """Where x0 is noised: t, or near it where the process jitters."""
     generator: torch.Generator
     evaluator: Evaluator
     mine: Tensor | None = None

@@ -139,9 +139,9 @@ class Training:
         return self.images_seen // self.config.batch_size
 
     def _step(self, meter: LossMeter) -> None:
-        step, noise, level = self._draw()
+        step = self._draw()
         self.strategy.before_update(step)
-        x0, t, noise, level = (v[self._share] for v in (step.x0, step.t, noise, level))
+        x0, t, noise, level = (v[self._share] for v in (step.x0, step.t, step.noise, step.level))
         slices = list(zip(*(v.chunk(self.slices) for v in (x0, t, noise, level)), strict=True))
         losses = [self._backward(*part, of=len(t)) for part in slices[:-1]]
         losses.append(self._backward(*slices[-1], of=len(t), last=True))
@@ -171,19 +171,19 @@ class Training:
         network = self._network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
-    def _draw(self) -> tuple[TrainingStep, Tensor, Tensor]:
-        """The global batch with its timesteps, its noise, and the levels to train at."""
+    def _draw(self) -> TrainingStep:
+        """The next global batch."""
         size, shape = self.config.batch_size, self._images.shape[1:]
-        indices = self._order.indices(self.images_seen, size)
-        x0 = self._images[indices]
+        x0 = self._images[self._order.indices(self.images_seen, size)]
         t = self.strategy.draw_for(x0, self._generator)
         noise = torch.randn(
             (size, *shape), generator=self._generator, device=self._generator.device
         )
         level = self.process.jitter(t, self._generator)
         progress = self.images_seen / self.budget
-        step = TrainingStep(self._steps, progress, x0, t, self._generator, self._evaluator)
-        return step, noise, level
+        return TrainingStep(
+            self._steps, progress, x0, t, noise, level, self._generator, self._evaluator
+        )
 
     def _update(self) -> Tensor:
         """Move the weights along the gradient; returns the gradient's norm."""

@@ -21,12 +21,15 @@ _WIDE = 100
 """Columns from which on the table has room for the range of each speed-up."""
 
 
-def show_report(result: SearchResult, console: Console) -> None:
-    """The whole closing page. A terminal wraps the commands itself, so that they can be copied."""
+def show_report(result: SearchResult, console: Console, address: str | None = None) -> None:
+    """The whole closing page; `address` is the job server of a search on another machine.
+
+    A terminal wraps the commands itself, so that they can be copied.
+    """
     console.print(
         Group(_table(result, console.width), Text(), _verdict(result), Text(), _places(result))
     )
-    console.print(_next(result), soft_wrap=True, highlight=False)
+    console.print(_next(result, address), soft_wrap=True, highlight=False)
 
 
 def _table(result: SearchResult, width: int) -> RenderableType:
@@ -124,10 +127,14 @@ def _places(result: SearchResult) -> RenderableType:
     return text
 
 
-def _next(result: SearchResult) -> str:
+def _next(result: SearchResult, address: str | None) -> str:
     """The commands to type next; they name the storage only where it is not the default."""
     name, storage = result.config.name, result.config.storage
-    tail = [name] if storage == Path("searches").absolute() else [name, "--storage", str(storage)]
+    if address is not None:
+        tail = [name, "--address", address]
+    else:
+        default = storage == Path("searches").absolute()
+        tail = [name] if default else [name, "--storage", str(storage)]
     verbs = {"resume": "go on"} if result.interrupted else {}
     verbs |= {"ui": "look at the trials in MLflow"}
     if any(row.values for row in result.leaderboard.rows):

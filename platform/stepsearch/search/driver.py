@@ -26,6 +26,7 @@ from stepsearch.search.summary import log_summary
 from stepsearch.search.tracked import closed, deliver, open_tracker
 from stepsearch.search.trial import Trial
 from stepsearch.search.watch import watching
+from stepsearch.shipping import packages_of
 from stepsearch.study import Proposal, StoredStudy, Study
 
 
@@ -37,7 +38,7 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
     """
     config.space.check(config.trainer.facts())
     with ExitStack() as opened:
-        connection = opened.enter_context(cluster.connecting(config.cluster))
+        connection = opened.enter_context(cluster.connecting(config.cluster, _code(config)))
         config.trainer.check(config.lanes.workers)
         config = config.resolved()
         earlier = (
@@ -81,9 +82,14 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
         if over or Agenda(config, study, lambda: found.leaderboard).complete:
             study.close()
             return deliver(found) if found.waiting else found
-        connection = opened.enter_context(cluster.connecting(config.cluster))
+        connection = opened.enter_context(cluster.connecting(config.cluster, _code(config)))
         silent = view or Silent()
         return _Driver(opened, connection, config, folder, study, silent, resumed=True).run()
+
+
+def _code(config: SearchConfig) -> tuple[str, ...]:
+    """What the nodes of its cluster must be able to import."""
+    return packages_of(config.space, config.trainer)
 
 
 class _Driver:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,16 +115,36 @@ class SearchFolder:
         """Hold the search for this process: two drivers would spoil each other's records."""
         import fcntl
 
-        with (self.path / ".lock").open("w") as lock:
+        file = self.path / ".lock"
+        file.touch()
+        with file.open("r+") as lock:  # who comes too late must not empty it
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
                     f"search {self.path.name!r} must not be running already: another driver has it"
                 ) from None
-            lock.write(str(os.getpid()))
+            lock.write(f"{os.getpid()} {socket.gethostname()}\n")
             lock.flush()
-            yield
+            try:
+                yield
+            finally:
+                lock.truncate(0)
+
+    @property
+    def owner(self) -> tuple[int, str] | None:
+        """The process that holds the search, and its host; None if nobody does."""
+        import fcntl
+
+        try:
+            with (self.path / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid, _, host = (self.path / ".lock").read_text().partition("\n")[0].partition(" ")
+            return (int(pid), host) if host else None
+        except FileNotFoundError:
+            pass
+        return None
 
 
 def names(storage: Path) -> list[str]:

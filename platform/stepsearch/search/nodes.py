@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,10 +13,11 @@ from rich.filesize import decimal
 
 from stepsearch.cluster import connect
 from stepsearch.errors import UserError
+from stepsearch.shipping import fingerprint, packages_of
 from stepsearch.tracking.reach import obstacle
 
 _TIMEOUT_S = 60.0
-_COMPARED = ("ray", "torch", "stepsearch")
+_COMPARED = ("ray", "torch")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def examine_cluster(
     `probe` is a file in the storage, `server` the MLflow server's address.
     """
     try:
-        with connect(address):
+        with connect(address, code=packages_of()):
             return list(_examine(str(probe or ""), server))
     except (UserError, RuntimeError) as error:  # RuntimeError: the cluster has another Ray
         return [Finding(False, "cluster", str(error).splitlines()[0])]
@@ -99,7 +98,7 @@ def look_around(probe: str, server: str | None = None) -> Equipment:
     return Equipment(
         versions={"python": ".".join(map(str, sys.version_info[:3]))}
         | {name: _version(name) for name in _COMPARED}
-        | {"stepsearch's source": _fingerprint("stepsearch")},
+        | {"stepsearch's source": fingerprint("stepsearch")},
         cuda=_has_cuda(),
         free_bytes=shutil.disk_usage(seen.parent if seen.parent.exists() else "/").free,
         probe=seen.read_text() if seen.is_file() else None,
@@ -138,16 +137,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "none"
-
-
-def _fingerprint(package: str) -> str:
-    """A hash of the package's Python files: two checkouts can have one version."""
-    spec = importlib.util.find_spec(package)
-    folder = Path(spec.submodule_search_locations[0]) if spec else None  # type: ignore[index]
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")) if folder else []:
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def _has_cuda() -> bool:

@@ -91,7 +91,7 @@ class PhasedStrategy(Strategy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if "images_seen" not in state:
-            raise UserError(f"phase has no state to load without images_seen, got {sorted(state)}")
+            raise UserError(f"phase must have a state of images_seen to load, got {sorted(state)}")
         for i, strategy in enumerate(self._strategies):
             mark = f"{i}."
             strategy.load_state_dict(
