@@ -1,0 +1,344 @@
+"""The solvers against the unmodified schedulers of diffusers, against each other and by hand."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stepsearch.config import parse
+from stepsearch.diffusion.denoisers import UNetConfig
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.errors import UserError
+from stepsearch.sampling.sampler import SamplerConfig, generate
+from stepsearch.sampling.timetuner import (
+    KINDS,
+    TRAJECTORIES,
+    Network,
+    SolverConfig,
+    draw,
+    evaluate,
+    knots,
+    measure_gamma,
+)
+from stepsearch.sampling.timetuner.trajectories import quadratic_times
+from tests.sampling.timetuner.exact import alpha
+
+PROCESS = NoiseConfig().build()
+NOISE = PROCESS.scheduler_config()
+SHAPE = (1, 8, 8)
+
+K10 = {
+    "leading": range(900, -1, -100),
+    "leading_1": range(901, 0, -100),
+    "trailing": range(999, 98, -100),
+    "linspace": [999, 888, 777, 666, 555, 444, 333, 222, 111, 0],
+    "quadratic": [800, 632, 483, 355, 246, 158, 88, 39, 9, 0],
+}
+
+
+@pytest.mark.parametrize("trajectory", K10)
+def test_integer_trajectories_are_those_of_the_papers(trajectory: Any) -> None:
+    found = knots(trajectory, 10, PROCESS.alpha_bar)
+    assert found.times.tolist() == list(K10[trajectory])
+    np.testing.assert_allclose(found.sigmas[:-1], PROCESS.sigma[found.times.astype(int)])
+    assert found.sigmas[-1] == 0
+
+
+VP = (alpha(torch.arange(1, 1001) / 1000) ** 2).numpy()
+LOG_SNR = [1, 0.8991, 0.7856, 0.6534, 0.4934, 0.3046, 0.1406, 0.0536, 0.0181, 0.005]
+SQUARES = [1, 0.8157, 0.6502, 0.5034, 0.3753, 0.2661, 0.1755, 0.1038, 0.0508, 0.0165]
+
+
+@pytest.mark.parametrize(
+    ("trajectory", "times"), [("log_snr", LOG_SNR), ("quadratic_continuous", SQUARES)]
+)
+def test_continuous_trajectories_are_those_of_dpm_solver(trajectory: Any, times: Any) -> None:
+    """On the continuous process at t = (n + 1) / 1000; log SNR between them by interpolation."""
+    found = knots(trajectory, 10, VP)
+    np.testing.assert_allclose((found.times + 1) / 1000, times, atol=1.5e-4)
+    assert found.sigmas[-1] == pytest.approx(math.sqrt(1 / VP[0] - 1))
+    np.testing.assert_allclose(quadratic_times(1, 1e-3, 10)[:10], SQUARES, atol=5e-5)
+
+
+def test_log_snr_falls_evenly_and_edm_by_its_seventh_root() -> None:
+    steps = np.diff(np.log(knots("log_snr", 7, VP).sigmas))
+    np.testing.assert_allclose(steps, steps[0])
+    roots = np.diff(knots("edm", 7, VP).sigmas[:-1] ** (1 / 7))
+    np.testing.assert_allclose(roots, roots[0])
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Any:
+    return UNetConfig(channels=(8, 16)).build(SHAPE, seed=0).eval()
+
+
+def sample(denoiser: Any, tau: Any = None, n: int = 3, target: str = "epsilon", **fields: Any) -> Tensor:
+    solver = SolverConfig(**fields).build(NOISE, target)
+    network = Network(evaluate(denoiser), solver)
+    return draw(network, solver.times if tau is None else tau, n, shape=SHAPE, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["ddim", "ddpm"])
+def test_untuned_it_draws_the_images_on_which_trials_are_judged(kind: Any, denoiser: Any) -> None:
+    config = SamplerConfig(kind=kind, eta=0.5 if kind == "ddim" else 0)
+    expected = generate(
+        denoiser, PROCESS, config, 3, shape=SHAPE, prediction_type="epsilon", seed=0
+    )
+    fields = {"eta": 0.5} if kind == "ddim" else {"variance": "small"}
+    assert torch.equal(sample(denoiser, kind=kind, clip_sample=True, **fields), expected)
+
+
+def theirs(scheduler: Any, denoiser: Any, n: int = 3, **steps: Any) -> Tensor:
+    """What a diffusers scheduler draws by itself from the same x_T."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scheduler.set_timesteps(**steps)
+    start = generate_noise(n)
+    x = start * scheduler.init_noise_sigma
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = denoiser(scheduler.scale_model_input(x, t), t).sample
+            x = scheduler.step(output, t, x).prev_sample
+    return x.clamp(-1, 1)
+
+
+def generate_noise(n: int) -> Tensor:
+    from stepsearch.diffusion.seeds import generator
+
+    return torch.cat([torch.randn(1, *SHAPE, generator=generator("image", 0, i)) for i in range(n)])
+
+
+QUADRATIC = list(K10["quadratic"])
+UNMODIFIED = {
+    "ddim, leading": ("DDIMScheduler", {"clip_sample": False}, 10, {"trajectory": "leading"}),
+    "euler, leading": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}, 10,
+                       {"kind": "euler", "trajectory": "leading"}),
+    "euler, quadratic": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}, QUADRATIC,
+                         {"kind": "euler", "trajectory": "quadratic"}),
+    "heun, quadratic": ("HeunDiscreteScheduler", {"timestep_spacing": "leading"}, QUADRATIC,
+                        {"kind": "heun", "trajectory": "quadratic"}),
+    "dpmpp_2m, linspace": ("DPMSolverMultistepScheduler", {}, list(K10["linspace"]),
+                           {"kind": "dpmpp_2m", "trajectory": "linspace"}),
+    "unipc, trailing": ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 10,
+                        {"kind": "unipc", "trajectory": "trailing"}),
+    "heun, trailing": ("HeunDiscreteScheduler", {"timestep_spacing": "trailing"}, 10,
+                       {"kind": "heun", "trajectory": "trailing"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNMODIFIED)
+def test_untuned_solvers_are_diffusers_schedulers(case: str, denoiser: Any) -> None:
+    name, options, steps, fields = UNMODIFIED[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scheduler = getattr(diffusers, name)(**NOISE, **options)
+    given = {"timesteps": steps} if isinstance(steps, list) else {"num_inference_steps": steps}
+    expected = theirs(scheduler, denoiser, **given)
+    torch.testing.assert_close(sample(denoiser, **fields), expected, rtol=0, atol=2e-4)
+
+
+def ddim_by_hand(denoiser: Any, times: list[float], sigmas: list[float], tau: Tensor) -> Tensor:
+    """Eq. 7 of TimeTuner, coefficient by coefficient."""
+    x = generate_noise(3)
+    with torch.no_grad():
+        for k in range(len(times)):
+            a, s = (1 / math.sqrt(1 + sigmas[k] ** 2), sigmas[k] / math.sqrt(1 + sigmas[k] ** 2))
+            b, r = 1 / math.sqrt(1 + sigmas[k + 1] ** 2), sigmas[k + 1]
+            eps = denoiser(x, tau[k]).sample
+            x = b / a * x - (b * s / a - r * b) * eps
+    return x.clamp(-1, 1)
+
+
+@pytest.mark.parametrize("trajectory", TRAJECTORIES)
+def test_ddim_is_eq_7_on_every_trajectory(trajectory: Any, denoiser: Any) -> None:
+    """tau changes what the network is told and no coefficient; Euler and order-1 DPM++ agree."""
+    found = knots(trajectory, 10, PROCESS.alpha_bar)
+    tau = torch.tensor(found.times, dtype=torch.float32) * 0.93
+    expected = ddim_by_hand(denoiser, found.times.tolist(), found.sigmas.tolist(), tau)
+    for kind in ("ddim", "euler"):
+        images = sample(denoiser, tau, kind=kind, trajectory=trajectory)
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
+
+
+def test_dpm_solver_2_takes_its_second_evaluation_in_the_middle_of_log_snr(denoiser: Any) -> None:
+    """r1 = 1/2 on a log-SNR trajectory, by the formula of the paper; one step, two slots."""
+    tau = torch.tensor([980.0, 300.0])
+    found = knots("log_snr", 2, PROCESS.alpha_bar)
+    a, s = (1 / np.sqrt(1 + found.sigmas**2), found.sigmas / np.sqrt(1 + found.sigmas**2))
+    h = np.log(a[2] / s[2]) - np.log(a[0] / s[0])
+    x = generate_noise(3)
+    with torch.no_grad():
+        first = denoiser(x, tau[0]).sample
+        u = a[1] / a[0] * x - s[1] * math.expm1(h / 2) * first
+        second = denoiser(u.float(), tau[1]).sample
+    x = a[2] / a[0] * x - s[2] * math.expm1(h) * first - s[2] * math.expm1(h) * (second - first)
+    images = sample(denoiser, tau, kind="dpm_solver_2", num_steps=2, trajectory="log_snr")
+    torch.testing.assert_close(images, x.clamp(-1, 1).float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"), [("v_prediction", "ddim"), ("sample", "dpmpp_2m"), ("sample", "unipc")]
+)
+def test_the_eps_of_other_targets_is_that_of_the_scheduler(target: str, kind: Any) -> None:
+    """A network that knows the only image there is sees its noise, whatever it predicts."""
+    solver = SolverConfig(kind=kind, num_steps=5).build(NOISE, target)
+    x0 = torch.rand(2, *SHAPE) * 2 - 1
+    noise = torch.randn(2, *SHAPE)
+    a, s = solver.scales[1]
+    state = solver.noised(0, x0, noise)
+    assert state.slot == 0
+    x = a * x0 + s * noise
+    output = x0 if target == "sample" else a * noise - s * x0
+    torch.testing.assert_close(solver.eps(1, x, output), noise, rtol=1e-4, atol=1e-4)
+
+
+VARIANCE = 0.3
+
+
+def gaussian_eps(x: Tensor, t: int) -> Tensor:
+    """The network of data N(0, 0.3)."""
+    abar = float(PROCESS.alpha_bar[t])
+    return x * math.sqrt(1 - abar) / (abar * VARIANCE + 1 - abar)
+
+
+def analytic(kind: Any, x: Tensor, K: int, **fields: Any) -> Tensor:
+    alpha_bar = torch.tensor(PROCESS.alpha_bar)
+    times = knots("linspace", K, PROCESS.alpha_bar).times.astype(int).tolist()
+    chance = torch.Generator().manual_seed(0)
+    data = torch.randn(20_000, 16, generator=chance) * VARIANCE**0.5
+    noise = torch.randn(data.shape, generator=chance)
+    gamma = measure_gamma(gaussian_eps, alpha_bar, times, data, noise)
+    config = SolverConfig(kind=kind, num_steps=K, trajectory="linspace", **fields)
+    solver = config.build(NOISE, "epsilon", gamma)
+    solver.scheduler.pixels = math.inf  # a Gaussian is no image, and wants all its noise
+    state = solver.start(x)
+    for slot in range(K):
+        output = gaussian_eps(solver.look(state), times[slot])
+        state = solver.advance(state, output, torch.Generator().manual_seed(slot))
+    return state.x
+
+
+@pytest.mark.parametrize("fields", [{"kind": "analytic_ddpm"}, {"kind": "analytic_ddim", "eta": 0.4}])
+def test_analytic_dpm_draws_a_gaussian_with_its_variance_in_any_number_of_steps(
+    fields: Any,
+) -> None:
+    """There its reverse variance is exact, while DDIM in five steps loses much of it."""
+    x = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(1))
+    assert float(analytic(x=x, K=5, **fields).var()) == pytest.approx(VARIANCE, rel=0.02)
+    plain = SolverConfig(num_steps=5, trajectory="linspace").build(NOISE, "epsilon")
+    state = plain.start(x)
+    for slot in range(5):
+        state = plain.advance(state, gaussian_eps(state.x, int(plain.times[slot])))
+    assert float(state.x.var()) < 0.6 * VARIANCE
+
+
+def test_analytic_ddim_without_anything_to_learn_is_ddim(denoiser: Any) -> None:
+    """gamma = 1 says that x0 is known, and eta = 0 that no noise is wanted."""
+    solver = SolverConfig(kind="analytic_ddim", num_steps=5, trajectory="linspace").build(
+        NOISE, "epsilon", torch.ones(5)
+    )
+    images = draw(Network(evaluate(denoiser), solver), solver.times, 3, shape=SHAPE, seed=0)
+    expected = sample(denoiser, num_steps=5, trajectory="linspace")
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
+
+
+def test_consistency_sampling_is_diffusers_own_and_its_last_step_has_no_gradient(
+    denoiser: Any,
+) -> None:
+    process = {"sigma_min": 0.01, "sigma_max": 20.0}
+    solver = SolverConfig(kind="cm", num_steps=3).build(process, "sample")
+    network = Network(evaluate(denoiser), solver)
+    levels = np.array(solver.sigmas)
+    np.testing.assert_allclose(solver.times, 250 * np.log(levels[:-1]), rtol=1e-5)
+    assert levels[0] == pytest.approx(20)
+    state = solver.start(generate_noise(2))
+    assert state.x.std() == pytest.approx(20, rel=0.2)
+    x, data = state.x, 0.5
+    with torch.no_grad():
+        for slot, sigma in enumerate(levels[:-1]):
+            skip = data**2 / ((sigma - 0.01) ** 2 + data**2)
+            out = (sigma - 0.01) * data / math.sqrt(sigma**2 + data**2)
+            told = denoiser((x / math.sqrt(sigma**2 + data**2)).float(), solver.times[slot]).sample
+            chance = torch.Generator().manual_seed(slot)
+            noise = torch.randn(x.shape, generator=chance)
+            lower = max(levels[slot + 1], 0.01)
+            x = skip * x + out * told + math.sqrt(lower**2 - 0.01**2) * noise
+            output = network.output(slot, solver.look(state), solver.times[slot])
+            state = solver.advance(state, output, torch.Generator().manual_seed(slot))
+            torch.testing.assert_close(state.x.double(), x.double(), rtol=1e-4, atol=1e-4)
+        assert network.eps(3, solver.look(state)).abs().max() < 1e-6
+    with pytest.raises(UserError, match=r"^tau_scope must be embedding for cm, got full$"):
+        Network(evaluate(denoiser), solver, "full")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_steps": 1200}, "sampler.num_steps must be at most 1000 (T), got 1200"),
+        ({"num_steps": 30}, "sampler.num_steps must divide T = 1000 for trailing, got 30"),
+        (
+            {"num_steps": 1000, "trajectory": "leading_1"},
+            "sampler.num_steps must give leading_1 timesteps that fall and end within 0..999, "
+            "got 1000",
+        ),
+        (
+            {"num_steps": 400, "trajectory": "quadratic"},
+            "sampler.num_steps must give quadratic timesteps that fall and end within 0..999, "
+            "got 400",
+        ),
+        (
+            {"kind": "ddpm", "trajectory": "log_snr"},
+            "sampler.trajectory must be one of leading, leading_1, trailing, linspace, quadratic "
+            "for ddpm, got 'log_snr'",
+        ),
+        (
+            {"kind": "dpm_solver_2"},
+            "sampler.trajectory must be one of quadratic_continuous, log_snr for dpm_solver_2, "
+            "got 'trailing'",
+        ),
+        (
+            {"clip_sample": True, "kind": "unipc"},
+            "sampler.clip_sample must be false except for ddim on a uniform trajectory, ddpm and "
+            "analytic samplers, got true for unipc on trailing",
+        ),
+        (
+            {"eta": 0.5, "trajectory": "quadratic"},
+            "sampler.eta must be 0 except for ddim on a uniform trajectory and analytic_ddim, got "
+            "0.5 for ddim on quadratic",
+        ),
+        (
+            {"kind": "analytic_ddim", "num_steps": 5},
+            "analytic_ddim needs gamma, E||eps||^2 / d of the network at each of the 5 timesteps "
+            "(measure_gamma)",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        SolverConfig(**fields).build(NOISE, "epsilon")
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "plms"}, f"kind must be one of {', '.join(map(repr, KINDS[:-1]))} or 'cm'"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"trajectory": "cubic"}, "trajectory must be one of 'leading', "),
+        ({"clip_sample": 3}, "clip_sample must be true or false, got 3"),
+        ({"eta": 1.5}, "eta must be at most 1, got 1.5"),
+        ({"variance": "huge"}, "variance must be one of 'small' or 'large', got 'huge'"),
+        ({"steps": 3}, "steps is not a known key"),
+    ],
+)
+def test_bad_fields_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(SolverConfig, fields, "sampler")
+    assert str(error.value).startswith(f"sampler.{message}")
