@@ -78,7 +78,7 @@ DIGITS = torch.tensor(load_digits().data / 8 - 1)
 
 
 def digits(x: Tensor, t: Tensor) -> Tensor:
-    """The optimal network of scikit-learn's digits: eps* = (x / alpha - E[y | x]) alpha / sigma."""
+    """The optimal network of the digits: eps* = (x / alpha - E[y | x]) alpha / sigma."""
     level = sigma(t) / alpha(t)
     scaled = x / alpha(t)
     score = (scaled @ DIGITS.T - DIGITS.square().sum(1) / 2) / level**2

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from stepsearch.sampling.timetuner import Network
 from stepsearch.sampling.timetuner.gradient import Batch, batch, loss, step
-from tests.sampling.timetuner.exact import DIGITS, Continuous, alpha, digits, gaussian, sigma, waves
+from tests.sampling.timetuner.exact import (
+    DIGITS,
+    Continuous,
+    alpha,
+    digits,
+    gaussian,
+    sigma,
+    waves,
+)
 
 TEN = torch.linspace(1, 1e-3, 11, dtype=torch.float64)
 FIVE = torch.tensor([1, 0.8002, 0.6004, 0.4006, 0.2008, 0.001], dtype=torch.float64)

@@ -75,7 +75,14 @@ class AnalyticScheduler:
         return eps, x0.clamp(-1, 1) if self.clip_sample else x0
 
     def _transition(
-        self, index: int, eta: float, abar: Tensor, abar_s: Tensor, x: Tensor, x0: Tensor, eps: Tensor
+        self,
+        index: int,
+        eta: float,
+        abar: Tensor,
+        abar_s: Tensor,
+        x: Tensor,
+        x0: Tensor,
+        eps: Tensor,
     ) -> tuple[Tensor, float]:
         """Mean and variance of x_s given x_t, s the next timestep."""
         bbar, bbar_s = 1 - abar, 1 - abar_s

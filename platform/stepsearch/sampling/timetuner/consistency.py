@@ -48,7 +48,8 @@ class ConsistencySolver(Solver):
         sigma, data = self.sigmas[slot], self.scheduler.config.sigma_data
         unscaled = x * (sigma**2 + data**2) ** 0.5
         skip, out = self.scheduler.get_scalings_for_boundary_condition(torch.tensor(sigma))
-        return (unscaled - (skip * unscaled + out * output)) / sigma
+        eps: Tensor = (unscaled - (skip * unscaled + out * output)) / sigma
+        return eps
 
     def scales_at(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         raise UserError("tau_scope must be embedding for cm, got full")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,7 +44,7 @@ def write_tuned(
     if tau did worse than the untuned times and `force` is not given.
     """
     if verdict.worse and not force:
-        raise UserError(f"tau must be no worse than the untuned times on held-out seeds: {verdict}")
+        raise UserError(f"tau must do no worse than untuned on held-out seeds: {verdict}")
     file = _file(network, denoiser, sampler, tuned, verdict, guidance_scale, note)
     if folder.exists():
         raise UserError(f"folder must not exist yet, got {str(folder)!r}")
@@ -79,16 +81,11 @@ def _file(
     scheduler = type(solver.scheduler).__name__
     saved = None
     if hasattr(diffusers, scheduler):
-        # as JSON has it: diffusers' own settings hold no numpy numbers then
-        config = json.loads(solver.scheduler.to_json_string())
-        config = {key: value for key, value in config.items() if not key.startswith("_")}
-        saved = {"class": scheduler, "config": config}
+        saved = {"class": scheduler, "config": _settings(solver.scheduler)}
     scales = None
     if network.scope == "full":
         told = [solver.scales_at(t) for t in tau]
-        scales = [
-            ((float(a), float(s)), solver.scales[slot]) for slot, (a, s) in enumerate(told)
-        ]
+        scales = [((float(a), float(s)), solver.scales[slot]) for slot, (a, s) in enumerate(told)]
     return parse(
         TunedFile,
         {
@@ -112,3 +109,12 @@ def _file(
         NAME,
     )
 
+
+def _settings(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's configuration as JSON has it, which knows no infinity: a default there."""
+    config = json.loads(scheduler.to_json_string())
+    return {
+        key: value
+        for key, value in config.items()
+        if not key.startswith("_") and abs(value if isinstance(value, float) else 0) < math.inf
+    }

@@ -1,4 +1,4 @@
-"""TimeTuner (Xia et al., CVPR 2024): one time for each evaluation of a trained network, by Adam."""
+"""TimeTuner (Xia et al., CVPR 2024): a time for each evaluation of a trained network, by Adam."""
 
 from __future__ import annotations
 
@@ -110,9 +110,7 @@ def _in_turn(network: Network, pairs: list[Pair], config: GradientConfig) -> lis
     return found
 
 
-def tune_slot(
-    network: Network, slot: int, pairs: list[Pair], config: GradientConfig
-) -> Found:
+def tune_slot(network: Network, slot: int, pairs: list[Pair], config: GradientConfig) -> Found:
     """Eq. 11 for one slot, which depends on no other: tau, its loss, the untuned one's, steps."""
     batches = []
     for index, (x0, noise) in enumerate(pairs):
@@ -166,9 +164,12 @@ def _tune(network: Network, slot: int, batches: list[Batch], config: GradientCon
     untuned = judge(rho)
     if slot == solver.nfe - 1 and not config.tune_last:
         return solver.told(slot, rho), untuned, untuned, 0
-    rho, lowest, taken = _adam(lambda i, r: loss(
-        network, training[i % len(training)], solver.told(slot, r)
-    ), judge, untuned, config)
+    rho, lowest, taken = _adam(
+        lambda i, r: loss(network, training[i % len(training)], solver.told(slot, r)),
+        judge,
+        untuned,
+        config,
+    )
     return solver.told(slot, rho).cpu(), lowest, untuned, taken
 
 

@@ -22,7 +22,12 @@ Evaluate = Callable[[Tensor, Tensor], Tensor]
 
 def evaluate(denoiser: nn.Module, **condition: Any) -> Evaluate:
     """A denoiser of diffusers with the keyword arguments of its condition, e.g. class_labels."""
-    return lambda x, t: denoiser(x, t, **condition).sample
+
+    def run(x: Tensor, t: Tensor) -> Tensor:
+        output: Tensor = denoiser(x, t, **condition).sample
+        return output
+
+    return run
 
 
 def guided(
@@ -39,7 +44,8 @@ def guided(
 
     def run(x: Tensor, t: Tensor) -> Tensor:
         plain, conditioned = denoiser(torch.cat([x, x]), t, **both).sample.chunk(2)
-        return plain + scale * (conditioned - plain)
+        mixed: Tensor = plain + scale * (conditioned - plain)
+        return mixed
 
     return run
 
@@ -54,7 +60,7 @@ class Network:
             solver.scales_at(solver.end)
 
     def output(self, slot: int, x: Tensor, tau: Tensor) -> Tensor:
-        """What the scheduler is given at a slot: the output at tau, in the nominal time's terms."""
+        """What the scheduler is given: the output at tau, in terms of the slot's nominal time."""
         output = self._run(x, tau)
         if self.scope == "embedding":
             return output

@@ -44,7 +44,7 @@ class SolverConfig(Config):
     trajectory: Trajectory = "trailing"
     """Without effect on `cm`, which has levels of its own, rho = 7."""
     clip_sample: bool = False
-    """Clip each step's prediction of x0 to [-1, 1]; DDIM on a uniform trajectory, DDPM, Analytic."""
+    """Clip each step's prediction of x0 to [-1, 1]; ddim on uniform ones, ddpm, analytic."""
     eta: float = Field(default=0.0, ge=0, le=1)
     """DDIM's noise, on a uniform trajectory, and Analytic-DDIM's."""
     variance: Literal["small", "large"] = "large"
@@ -125,39 +125,38 @@ class SolverConfig(Config):
         )
 
 
-def _scheduler(
-    config: SolverConfig, process: Mapping[str, Any], ends_at_zero: bool
-) -> Any:
+def _scheduler(config: SolverConfig, process: Mapping[str, Any], ends_at_zero: bool) -> Any:
     """The class that runs this sampler exactly, on this process."""
     import diffusers
 
-    kind, K = config.kind, config.num_steps
+    kind = config.kind
     final = "zero" if ends_at_zero else "sigma_min"
+    # so that a pipeline that asks for K steps gets the nominal ones where the class knows them
+    spacing = {"timestep_spacing": "leading", "steps_offset": 0}
+    if config.trajectory in (*UNIFORM, "linspace"):
+        offset = config.trajectory == "leading_1"
+        name = config.trajectory.removesuffix("_1")
+        spacing = {"timestep_spacing": name, "steps_offset": int(offset)}
     if kind == "ddim" and config.trajectory in UNIFORM:
-        return diffusers.DDIMScheduler(
-            **process,
-            clip_sample=config.clip_sample,
-            timestep_spacing="trailing" if config.trajectory == "trailing" else "leading",
-            steps_offset=int(config.trajectory == "leading_1"),
-        )
+        return diffusers.DDIMScheduler(**process, **spacing, clip_sample=config.clip_sample)
     if kind == "ddpm":
         variance = f"fixed_{config.variance}"
         return diffusers.DDPMScheduler(
-            **process, clip_sample=config.clip_sample, variance_type=variance
+            **process, **spacing, clip_sample=config.clip_sample, variance_type=variance
         )
     if kind in ("ddim", "dpmpp_2m"):  # of order 1, it is DDIM
         order = 1 if kind == "ddim" else 2
         return diffusers.DPMSolverMultistepScheduler(
-            **process, solver_order=order, final_sigmas_type=final
+            **process, **spacing, solver_order=order, final_sigmas_type=final
         )
     if kind == "unipc":
-        return diffusers.UniPCMultistepScheduler(**process, final_sigmas_type=final)
+        return diffusers.UniPCMultistepScheduler(**process, **spacing, final_sigmas_type=final)
     if kind == "dpm_solver_2":
         return diffusers.DPMSolverSinglestepScheduler(
             **process,
             algorithm_type="dpmsolver",
             final_sigmas_type=final,
-            lower_order_final=bool(K % 2),
+            lower_order_final=bool(config.num_steps % 2),
         )
     named = {"euler": diffusers.EulerDiscreteScheduler, "heun": diffusers.HeunDiscreteScheduler}
     # "leading" makes init_noise_sigma 1 / alpha, which x ~ N(0, I) needs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner.trajectories import Knots
 from stepsearch.sampling.timetuner.tuned_timesteps import place
 from stepsearch.strategies.base import FloatArray
@@ -19,7 +19,7 @@ from stepsearch.strategies.base import FloatArray
 Noise = torch.Generator | list[torch.Generator] | None
 
 # What a scheduler's class does that its interface does not say.
-_EVALUATIONS_BEFORE = {
+_EVALUATIONS_BEFORE: dict[str, Callable[[int], int]] = {
     "HeunDiscreteScheduler": lambda slot: slot % 2,  # the corrector belongs to its predictor
     "DPMSolverSinglestepScheduler": lambda slot: slot % 2,
     "DPMSolverMultistepScheduler": lambda slot: min(slot, 1),
@@ -31,7 +31,7 @@ _UNSCALED = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "CMStochasticIte
 
 @dataclass(frozen=True)
 class State:
-    """Before the network's evaluation `slot`: the sampler's x [N, C, H, W] and what it remembers."""
+    """Before the evaluation `slot`: the sampler's x [N, C, H, W] and what it remembers."""
 
     x: Tensor
     slot: int
@@ -67,7 +67,9 @@ class Solver:
         if self._by_index:
             self.sigmas = levels.astype(np.float32).tolist()
         place(scheduler, self.as_schedule())
-        self.scales = [(1 / (1 + s * s) ** 0.5, s / (1 + s * s) ** 0.5) for s in levels.tolist()]
+        self.scales: list[tuple[float, float]] = [
+            (1 / (1 + s * s) ** 0.5, s / (1 + s * s) ** 0.5) for s in levels.tolist()
+        ]
         """[S + 1] pairs alpha, sigma at the nominal times and at the end."""
         log_sigma = np.log(1 / np.asarray(alpha_bar) - 1) / 2
         self._log_sigma = torch.tensor(log_sigma, dtype=torch.float32)
@@ -117,7 +119,8 @@ class Solver:
 
         The state is at an earlier slot where the solver's step depends on evaluations before.
         """
-        slot -= _EVALUATIONS_BEFORE.get(self._name, lambda _: 0)(slot)
+        if self._name in _EVALUATIONS_BEFORE:
+            slot -= _EVALUATIONS_BEFORE[self._name](slot)
         alpha, sigma = self.scales[slot]
         scale = 1 / alpha if self._name in _UNSCALED else 1
         return State(scale * (alpha * x0 + sigma * noise), slot, self._memory(slot))
@@ -141,10 +144,11 @@ class Solver:
             return output
         alpha, sigma = self.scales[slot]
         if sigma == 0:
-            alpha, sigma = (float(value) for value in self.scales_at(self.end))
+            alpha, sigma = map(float, self.scales_at(self.end))
+        eps: Tensor = alpha * output + sigma * x
         if self.prediction_type == "sample":
-            return (x - alpha * output) / sigma
-        return alpha * output + sigma * x
+            eps = (x - alpha * output) / sigma
+        return eps
 
     def scales_at(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at a timestep between the T discrete ones, differentiable in tau.
@@ -154,7 +158,9 @@ class Solver:
         table = self._log_sigma.to(tau.device)
         low = tau.detach().floor().long().clamp(0, len(table) - 2)
         log_sigma = table[low] + (tau - low) * (table[low + 1] - table[low])
-        return torch.sigmoid(-2 * log_sigma).sqrt(), torch.sigmoid(2 * log_sigma).sqrt()
+        alpha: Tensor = torch.sigmoid(-2 * log_sigma).sqrt()
+        sigma: Tensor = torch.sigmoid(2 * log_sigma).sqrt()
+        return alpha, sigma
 
     def _memory(self, slot: int) -> Any:
         memory = _copy(self.scheduler)

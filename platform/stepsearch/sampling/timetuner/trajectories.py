@@ -35,7 +35,7 @@ class Knots:
     times: FloatArray
     """[K]"""
     sigmas: FloatArray
-    """[K + 1], sqrt(1/abar - 1); the last is where sampling ends, 0 or the lowest of the process."""
+    """[K + 1], sqrt(1/abar - 1); the last is where sampling ends: 0, or the process's lowest."""
 
 
 def knots(trajectory: Trajectory, K: int, alpha_bar: FloatArray) -> Knots:
@@ -58,14 +58,13 @@ def knots(trajectory: Trajectory, K: int, alpha_bar: FloatArray) -> Knots:
     if not 1 <= K <= T:
         raise UserError(f"sampler.num_steps must be in 1..{T} (T), got {K}")
     log_sigma = np.log(1 / alpha_bar - 1) / 2
-    ends = 0.0
+    lowest = float(np.exp(log_sigma[0]))
+    ends = lowest if trajectory in ("log_snr", "quadratic_continuous") else 0.0
     if trajectory in ("log_snr", "edm"):
         levels = _levels(trajectory, K, log_sigma)
         times = np.interp(np.log(levels), log_sigma, np.arange(T))
-        return Knots(times, np.append(levels, np.exp(log_sigma[0]) if trajectory == "log_snr" else 0))
+        return Knots(times, np.append(levels, ends))
     times = _times(trajectory, K, T)
-    if trajectory == "quadratic_continuous":
-        ends = float(np.exp(log_sigma[0]))
     if times[0] > T - 1 or np.any(np.diff(times) >= 0):
         raise UserError(
             f"sampler.num_steps must give {trajectory} timesteps that fall and end within "
@@ -75,20 +74,22 @@ def knots(trajectory: Trajectory, K: int, alpha_bar: FloatArray) -> Knots:
 
 
 def _times(trajectory: Trajectory, K: int, T: int) -> FloatArray:
+    """Falling."""
+    rising: FloatArray
     if trajectory in ("leading", "leading_1"):
-        times = np.arange(K) * (T // K) + (trajectory == "leading_1")
+        rising = np.arange(K, dtype=np.float64) * (T // K) + (trajectory == "leading_1")
     elif trajectory == "trailing":
         if T % K:
             raise UserError(f"sampler.num_steps must divide T = {T} for trailing, got {K}")
-        times = np.arange(1, K + 1) * (T // K) - 1
+        rising = np.arange(1, K + 1, dtype=np.float64) * (T // K) - 1
     elif trajectory == "linspace":
-        times = np.linspace(0, T - 1, K).round()
+        rising = np.linspace(0, T - 1, K).round()
     elif trajectory == "quadratic":
-        # Rounding may leave the highest square just below its integer.
-        times = np.floor(np.linspace(0, np.sqrt(0.8 * T), K) ** 2 + 1e-9)
+        # rounding may leave the highest square just below its integer
+        rising = np.floor(np.linspace(0, np.sqrt(0.8 * T), K) ** 2 + 1e-9)
     else:
-        times = quadratic_times(1, 1 / T, K)[-2::-1] * T - 1
-    return times[::-1].astype(np.float64)
+        return quadratic_times(1, 1 / T, K)[:-1] * T - 1
+    return rising[::-1].copy()
 
 
 def quadratic_times(first: float, last: float, K: int) -> FloatArray:
@@ -102,6 +103,7 @@ def _levels(trajectory: Trajectory, K: int, log_sigma: FloatArray) -> FloatArray
     if trajectory == "log_snr":
         levels: FloatArray = np.exp(np.linspace(log_sigma[-1], log_sigma[0], K + 1)[:-1])
         return levels
-    rho, ends = 7, np.exp(log_sigma[[-1, 0]])
-    levels = np.linspace(*ends ** (1 / rho), K) ** rho
+    rho = 7
+    highest, lowest = np.exp(log_sigma[[-1, 0]] / rho).tolist()
+    levels = np.linspace(highest, lowest, K) ** rho
     return levels

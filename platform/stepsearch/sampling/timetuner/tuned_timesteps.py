@@ -8,21 +8,28 @@ tau[k] takes the place of the time that the network is told at its k-th evaluati
 levels of the sampler stay what they were.
 """
 
+from __future__ import annotations
+
 import inspect
 import json
 import math
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+
+Schedule = dict[str, Any]
+"""The content of a timetuner.json."""
 
 _PICKED = 16
 
 
-def load(path):
+def load(path: str | Path) -> Schedule:
     """The schedule in a timetuner.json, checked. Raises ValueError if it is none."""
-    schedule = json.loads(Path(path).read_text(encoding="utf-8"))
+    schedule: Schedule = json.loads(Path(path).read_text(encoding="utf-8"))
     if schedule.get("version") != 1:
         raise ValueError(f"{path}: version must be 1, got {schedule.get('version')!r}")
     for name in ("tau", "timesteps"):
@@ -33,7 +40,7 @@ def load(path):
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Without what diffusers' schedulers make numpy warn of, and call deprecated of themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -41,7 +48,12 @@ def quiet():
         yield
 
 
-def place(scheduler, schedule, set_timesteps=None, device=None):
+def place(
+    scheduler: Any,
+    schedule: Schedule,
+    set_timesteps: Callable[..., Any] | None = None,
+    device: Any = None,
+) -> None:
     """Set a scheduler's nominal timesteps and noise levels: those that were tuned for."""
     set_timesteps = set_timesteps or scheduler.set_timesteps
     times, sigmas = schedule["timesteps"], schedule["sigmas"]
@@ -58,8 +70,8 @@ def place(scheduler, schedule, set_timesteps=None, device=None):
         raise ValueError(f"the scheduler must run {times}, got {scheduler.timesteps.tolist()}")
 
 
-def restate(output, x, prediction_type, told, nominal):
-    """A network's output at the time it was told, as the one at the nominal time with the same eps.
+def restate(output: Any, x: Any, prediction_type: str, told: Any, nominal: Any) -> Any:
+    """An output at the time that the network was told, as the nominal time's with the same eps.
 
     `told` and `nominal` are (alpha, sigma) at these times. Only for tau_scope = full.
     """
@@ -74,10 +86,10 @@ def restate(output, x, prediction_type, told, nominal):
 class Handle:
     """Undoes `attach`."""
 
-    def __init__(self, *handles):
+    def __init__(self, *handles: Any) -> None:
         self._handles = handles
 
-    def remove(self):
+    def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
 
@@ -85,17 +97,17 @@ class Handle:
 class _Told:
     """Counts a denoiser's evaluations and tells it tau instead of the timestep."""
 
-    def __init__(self, schedule, calls_per_step):
+    def __init__(self, schedule: Schedule, calls_per_step: int) -> None:
         self.schedule, self.calls_per_step = schedule, calls_per_step
         self.calls = 0
 
-    def before(self, module, args, kwargs):
+    def before(self, module: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = list(args), dict(kwargs)
         given = kwargs["timestep"] if "timestep" in kwargs else args[1]
         x = kwargs["sample"] if "sample" in kwargs else args[0]
-        tau = torch.tensor(
-            self.schedule["tau"][self._slot(given)], dtype=torch.float32, device=x.device
-        )
+        # a float32 tensor: networks cast Python floats to integers, and half precision rounds
+        value = self.schedule["tau"][self._slot(given)]
+        tau = torch.tensor(value, dtype=torch.float32, device=x.device)
         if isinstance(given, torch.Tensor):
             tau = tau.expand(given.shape)
         if "timestep" in kwargs:
@@ -105,31 +117,32 @@ class _Told:
         self.calls += 1
         return tuple(args), kwargs
 
-    def after(self, module, args, kwargs, output):
-        slot = (self.calls - 1) // self.calls_per_step
-        scales = self.schedule["scales"]
+    def after(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        scales = self.schedule["scales"][(self.calls - 1) // self.calls_per_step]
         x = kwargs["sample"] if "sample" in kwargs else args[0]
         kind = self.schedule["prediction_type"]
         if isinstance(output, tuple):
-            return (restate(output[0], x, kind, *scales[slot]), *output[1:])
-        return type(output)(sample=restate(output.sample, x, kind, *scales[slot]))
+            return (restate(output[0], x, kind, *scales), *output[1:])
+        return type(output)(sample=restate(output.sample, x, kind, *scales))
 
-    def _slot(self, given):
+    def _slot(self, given: Any) -> int:
         """The evaluation that asks for this time: the next one, or the first that asks for it."""
         times = self.schedule["timesteps"]
         slot = self.calls // self.calls_per_step
         if slot >= len(times) or not _same(given, times[slot]):
-            slot = next((k for k, time in enumerate(times) if _same(given, time)), None)
-            if slot is None:
+            found = [k for k, time in enumerate(times) if _same(given, time)]
+            if not found:
+                asked = float(torch.as_tensor(given).flatten()[0])
                 raise ValueError(
-                    f"the sampler asks for t = {float(torch.as_tensor(given).flatten()[0]):g}, "
-                    f"which was not tuned for: the schedule has {times}"
+                    f"the sampler must ask for the timesteps that were tuned for, {times}, "
+                    f"got {asked:g}"
                 )
+            slot = found[0]
             self.calls = slot * self.calls_per_step
         return slot
 
 
-def _same(given, time):
+def _same(given: Any, time: float) -> bool:
     """Whether a pipeline's timestep is this one, as far as its number format tells."""
     given = torch.as_tensor(given).flatten()[0]
     if not given.is_floating_point():
@@ -137,8 +150,8 @@ def _same(given, time):
     return float(given) == float(torch.tensor(time, dtype=torch.float32).to(given.dtype))
 
 
-def attach(denoiser, schedule, *, calls_per_step=1):
-    """Make `denoiser` see tau in every scheduler and pipeline; `.remove()` on the result undoes it.
+def attach(denoiser: Any, schedule: Schedule, *, calls_per_step: int = 1) -> Handle:
+    """Make `denoiser` see tau in every scheduler and pipeline; the result's `remove` undoes it.
 
     The scheduler must run the schedule's nominal timesteps: other ones are refused as they come.
     A pipeline that evaluates the network twice a step, with and without a condition, needs
@@ -152,7 +165,7 @@ def attach(denoiser, schedule, *, calls_per_step=1):
     return Handle(*handles)
 
 
-def fingerprint(denoiser):
+def fingerprint(denoiser: Any) -> dict[str, Any]:
     """What tells one network from another, in any number format: its size and some weights."""
     parameters = [p for p in denoiser.parameters() if p.numel()]
     chosen = parameters[:: max(1, len(parameters) // _PICKED)][:_PICKED]
@@ -163,7 +176,7 @@ def fingerprint(denoiser):
     }
 
 
-def check(denoiser, schedule):
+def check(denoiser: Any, schedule: Schedule) -> None:
     """Raise ValueError if the schedule was tuned for another network than `denoiser`."""
     ours, theirs = schedule["denoiser"], fingerprint(denoiser)
     same = ours["parameters"] == theirs["parameters"] and all(
@@ -180,38 +193,47 @@ def check(denoiser, schedule):
 class _TunedScheduler:
     """Mixed into a scheduler of diffusers: its timesteps are tau, its noise levels the nominal."""
 
-    def set_timesteps(self, num_inference_steps=None, device=None, **options):
+    schedule: Schedule
+    timesteps: torch.Tensor
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, **options: Any
+    ) -> None:
         schedule = self.schedule
         if options or num_inference_steps != schedule["num_steps"]:
             raise ValueError(
                 f"num_inference_steps must be {schedule['num_steps']}, which was tuned for, "
-                f"got {num_inference_steps} {options or ''}"
+                f"got {num_inference_steps} {options or ''}".rstrip()
             )
-        place(self, schedule, super().set_timesteps, device)
+        place(self, schedule, super().set_timesteps, device)  # type: ignore[misc]
         self.nominal, self.slot = self.timesteps, 0
         self.timesteps = torch.tensor(schedule["tau"], dtype=torch.float32, device=device)
 
-    def step(self, model_output, timestep, sample, *args, **kwargs):
+    def step(
+        self, model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         tau, nominal = self.timesteps, self.nominal
         self.timesteps = nominal  # some classes look a timestep up
         try:
             time = int(nominal[self.slot]) if self.schedule["sigmas"] is None else timestep
             self.slot += 1
-            return super().step(model_output, time, sample, *args, **kwargs)
+            return super().step(model_output, time, sample, *args, **kwargs)  # type: ignore[misc]
         finally:
             self.timesteps = tau
 
 
-def scheduler(schedule):
-    """diffusers' own scheduler with the nominal timesteps, as the schedule was tuned for."""
+def scheduler(schedule: Schedule) -> Any:
+    """diffusers' own scheduler, with the settings that the schedule was tuned for."""
     import diffusers
 
     saved = schedule["scheduler"]
+    if saved is None:
+        raise ValueError("diffusers has no such scheduler: attach the schedule to your own")
     with quiet():
         return getattr(diffusers, saved["class"]).from_config(saved["config"])
 
 
-def tuned_scheduler(schedule):
+def tuned_scheduler(schedule: Schedule) -> Any:
     """A scheduler that hands a pipeline tau; only for tau_scope = embedding.
 
     Set it as `pipeline.scheduler` and sample with num_inference_steps = schedule["num_steps"].
