@@ -27,7 +27,7 @@ _SCRIPT = Path(__file__).with_name("tuned_timesteps.py")
 
 
 def write_tuned(
-    folder: Path,
+    folder: Path | str,
     network: Network,
     denoiser: nn.Module,
     sampler: SolverConfig,
@@ -43,6 +43,7 @@ def write_tuned(
     The folder appears whole or not at all. Raises UserError if it exists, if tau does not fit, or
     if tau did worse than the untuned times and `force` is not given.
     """
+    folder = Path(folder)
     if verdict.worse and not force:
         raise UserError(f"tau must do no worse than untuned on held-out seeds: {verdict}")
     file = _file(network, denoiser, sampler, tuned, verdict, guidance_scale, note)
