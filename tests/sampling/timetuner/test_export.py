@@ -97,7 +97,7 @@ def test_a_score_that_is_no_number_is_worse() -> None:
 
 def test_the_verdict_is_on_the_images_of_other_seeds(network: Network, denoiser: Any) -> None:
     """Against a teacher of many steps; untuned it is compared with itself."""
-    teacher = Network(evaluate(denoiser), SolverConfig(num_steps=50).build(NOISE, "epsilon"))
+    teacher = Network(evaluate(denoiser), SolverConfig(num_steps=10).build(NOISE, "epsilon"))
     gap = gap_to(teacher, SHAPE)
     verdict = compare("gap", gap, network, network.solver.times, [1, 2], 3, SHAPE)
     assert verdict.tuned == verdict.untuned

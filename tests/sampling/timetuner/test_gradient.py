@@ -33,7 +33,7 @@ SOLVERS = {
 def test_digits_are_tuned_to_the_reference_minimum(strategy: Any) -> None:
     """Other images and noise than the reference's: its ratios to some 0.01."""
     network = Network(digits, Continuous(GRID))
-    tuned = tune(network, DIGITS, GradientConfig(strategy=strategy))
+    tuned = tune(network, DIGITS, GradientConfig(strategy=strategy, batches=8, patience=2))
     ratios = tuned.tau / GRID[:-1]
     assert ratios[[0, 1, 4]].tolist() == pytest.approx([1, 1, 1], abs=3e-3)
     assert 0.98 < ratios[2] < 0.995

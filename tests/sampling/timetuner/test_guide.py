@@ -23,7 +23,7 @@ def test_the_guide_tunes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("38_400", "640"),
         ("GradientConfig()", "GradientConfig(iterations=2, batches=2, held_out=1)"),
         ("[1, 2, 3], 256", "[1, 2], 4"),
-        ("num_steps=100", "num_steps=20"),
+        ("num_steps=100", "num_steps=10"),
     ):
         assert long in first
         first = first.replace(long, short)

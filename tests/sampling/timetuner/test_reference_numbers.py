@@ -33,7 +33,7 @@ def factor(network: Network, tau: Tensor) -> float:
     """What sampling multiplies x_T with, for a network that is linear in x."""
     state = network.solver.start(ONE)
     for slot in range(network.solver.nfe):
-        state, _ = step(network, batch(network, state, slot, 0), tau[slot])
+        state = step(network, batch(network, state, slot, 0), tau[slot])
     return float(state.x)
 
 
@@ -147,7 +147,7 @@ def in_turn(network: Network, choose: object) -> tuple[list[float], list[float]]
         tau = choose(slot, before)  # type: ignore[operator]
         losses.append(float(loss(network, before, tau)))
         times.append(float(tau))
-        state, _ = step(network, before, tau)
+        state = step(network, before, tau)
     return losses, times
 
 

@@ -26,53 +26,11 @@ from stepsearch.sampling.timetuner import (
     draw,
     evaluate,
     knots,
-    measure_gamma,
 )
-from stepsearch.sampling.timetuner.trajectories import quadratic_times
-from tests.sampling.timetuner.exact import alpha
 
 PROCESS = NoiseConfig().build()
 NOISE = PROCESS.scheduler_config()
 SHAPE = (1, 8, 8)
-
-K10 = {
-    "leading": range(900, -1, -100),
-    "leading_1": range(901, 0, -100),
-    "trailing": range(999, 98, -100),
-    "linspace": [999, 888, 777, 666, 555, 444, 333, 222, 111, 0],
-    "quadratic": [800, 632, 483, 355, 246, 158, 88, 39, 9, 0],
-}
-
-
-@pytest.mark.parametrize("trajectory", K10)
-def test_integer_trajectories_are_those_of_the_papers(trajectory: Any) -> None:
-    found = knots(trajectory, 10, PROCESS.alpha_bar)
-    assert found.times.tolist() == list(K10[trajectory])
-    np.testing.assert_allclose(found.sigmas[:-1], PROCESS.sigma[found.times.astype(int)])
-    assert found.sigmas[-1] == 0
-
-
-VP = (alpha(torch.arange(1, 1001) / 1000) ** 2).numpy()
-LOG_SNR = [1, 0.8991, 0.7856, 0.6534, 0.4934, 0.3046, 0.1406, 0.0536, 0.0181, 0.005]
-SQUARES = [1, 0.8157, 0.6502, 0.5034, 0.3753, 0.2661, 0.1755, 0.1038, 0.0508, 0.0165]
-
-
-@pytest.mark.parametrize(
-    ("trajectory", "times"), [("log_snr", LOG_SNR), ("quadratic_continuous", SQUARES)]
-)
-def test_continuous_trajectories_are_those_of_dpm_solver(trajectory: Any, times: Any) -> None:
-    """On the continuous process at t = (n + 1) / 1000; log SNR between them by interpolation."""
-    found = knots(trajectory, 10, VP)
-    np.testing.assert_allclose((found.times + 1) / 1000, times, atol=1.5e-4)
-    assert found.sigmas[-1] == pytest.approx(math.sqrt(1 / VP[0] - 1))
-    np.testing.assert_allclose(quadratic_times(1, 1e-3, 10)[:10], SQUARES, atol=5e-5)
-
-
-def test_log_snr_falls_evenly_and_edm_by_its_seventh_root() -> None:
-    steps = np.diff(np.log(knots("log_snr", 7, VP).sigmas))
-    np.testing.assert_allclose(steps, steps[0])
-    roots = np.diff(knots("edm", 7, VP).sigmas[:-1] ** (1 / 7))
-    np.testing.assert_allclose(roots, roots[0])
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +75,8 @@ def generate_noise(n: int) -> Tensor:
     )
 
 
-QUADRATIC = list(K10["quadratic"])
+QUADRATIC = [800, 632, 483, 355, 246, 158, 88, 39, 9, 0]
+LINSPACE = [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
 UNMODIFIED = {
     "ddim, leading": ("DDIMScheduler", {"clip_sample": False}, 10, {"trajectory": "leading"}),
     "euler, leading": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}, 10,
@@ -126,7 +85,7 @@ UNMODIFIED = {
                          {"kind": "euler", "trajectory": "quadratic"}),
     "heun, quadratic": ("HeunDiscreteScheduler", {"timestep_spacing": "leading"}, QUADRATIC,
                         {"kind": "heun", "trajectory": "quadratic"}),
-    "dpmpp_2m, linspace": ("DPMSolverMultistepScheduler", {}, list(K10["linspace"]),
+    "dpmpp_2m, linspace": ("DPMSolverMultistepScheduler", {}, LINSPACE,
                            {"kind": "dpmpp_2m", "trajectory": "linspace"}),
     "unipc, trailing": ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 10,
                         {"kind": "unipc", "trajectory": "trailing"}),
@@ -201,48 +160,6 @@ def test_the_eps_of_other_targets_is_that_of_the_scheduler(target: str, kind: An
     torch.testing.assert_close(solver.eps(1, x, output), noise, rtol=1e-4, atol=1e-4)
 
 
-VARIANCE = 0.3
-
-
-def gaussian_eps(x: Tensor, t: int) -> Tensor:
-    """The network of data N(0, 0.3)."""
-    abar = float(PROCESS.alpha_bar[t])
-    return x * math.sqrt(1 - abar) / (abar * VARIANCE + 1 - abar)
-
-
-def analytic(kind: Any, x: Tensor, K: int, **fields: Any) -> Tensor:
-    alpha_bar = torch.tensor(PROCESS.alpha_bar)
-    times = knots("linspace", K, PROCESS.alpha_bar).times.astype(int).tolist()
-    chance = torch.Generator().manual_seed(0)
-    data = torch.randn(20_000, 16, generator=chance) * VARIANCE**0.5
-    noise = torch.randn(data.shape, generator=chance)
-    gamma = measure_gamma(gaussian_eps, alpha_bar, times, data, noise)
-    config = SolverConfig(kind=kind, num_steps=K, trajectory="linspace", **fields)
-    solver = config.build(NOISE, "epsilon", gamma)
-    solver.scheduler.pixels = math.inf  # a Gaussian is no image, and wants all its noise
-    state = solver.start(x)
-    for slot in range(K):
-        output = gaussian_eps(solver.look(state), times[slot])
-        state = solver.advance(state, output, torch.Generator().manual_seed(100 + slot))
-    return state.x
-
-
-@pytest.mark.parametrize(
-    "fields", [{"kind": "analytic_ddpm"}, {"kind": "analytic_ddim", "eta": 0.4}]
-)
-def test_analytic_dpm_draws_a_gaussian_with_its_variance_in_any_number_of_steps(
-    fields: Any,
-) -> None:
-    """There its reverse variance is exact, while DDIM in five steps loses much of it."""
-    x = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(1))
-    assert float(analytic(x=x, K=5, **fields).var()) == pytest.approx(VARIANCE, rel=0.02)
-    plain = SolverConfig(num_steps=5, trajectory="linspace").build(NOISE, "epsilon")
-    state = plain.start(x)
-    for slot in range(5):
-        state = plain.advance(state, gaussian_eps(state.x, int(plain.times[slot])))
-    assert float(state.x.var()) < 0.6 * VARIANCE
-
-
 def test_analytic_ddim_without_anything_to_learn_is_ddim(denoiser: Any) -> None:
     """gamma = 1 says that x0 is known, and eta = 0 that no noise is wanted."""
     solver = SolverConfig(kind="analytic_ddim", num_steps=5, trajectory="linspace").build(
@@ -251,35 +168,6 @@ def test_analytic_ddim_without_anything_to_learn_is_ddim(denoiser: Any) -> None:
     images = draw(Network(evaluate(denoiser), solver), solver.times, 3, shape=SHAPE, seed=0)
     expected = sample(denoiser, num_steps=5, trajectory="linspace")
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
-
-
-def test_consistency_sampling_is_diffusers_own_and_its_last_step_has_no_gradient(
-    denoiser: Any,
-) -> None:
-    process = {"sigma_min": 0.01, "sigma_max": 20.0}
-    solver = SolverConfig(kind="cm", num_steps=3).build(process, "sample")
-    network = Network(evaluate(denoiser), solver)
-    levels = np.array(solver.sigmas)
-    np.testing.assert_allclose(solver.times, 250 * np.log(levels[:-1]), rtol=1e-5)
-    assert levels[0] == pytest.approx(20)
-    state = solver.start(generate_noise(2))
-    assert state.x.std() == pytest.approx(20, rel=0.2)
-    x, data = state.x, 0.5
-    with torch.no_grad():
-        for slot, sigma in enumerate(levels[:-1]):
-            skip = data**2 / ((sigma - 0.01) ** 2 + data**2)
-            out = (sigma - 0.01) * data / math.sqrt(sigma**2 + data**2)
-            told = denoiser((x / math.sqrt(sigma**2 + data**2)).float(), solver.times[slot]).sample
-            chance = torch.Generator().manual_seed(slot)
-            noise = torch.randn(x.shape, generator=chance)
-            lower = max(levels[slot + 1], 0.01)
-            x = skip * x + out * told + math.sqrt(lower**2 - 0.01**2) * noise
-            output = network.output(slot, solver.look(state), solver.times[slot])
-            state = solver.advance(state, output, torch.Generator().manual_seed(slot))
-            torch.testing.assert_close(state.x.double(), x.double(), rtol=1e-4, atol=1e-4)
-        assert network.eps(3, solver.look(state)).abs().max() < 1e-6
-    with pytest.raises(UserError, match=r"^tau_scope must be embedding for cm, got full$"):
-        Network(evaluate(denoiser), solver, "full")
 
 
 @pytest.mark.parametrize(
@@ -318,6 +206,11 @@ def test_consistency_sampling_is_diffusers_own_and_its_last_step_has_no_gradient
             "0.5 for ddim on quadratic",
         ),
         (
+            {"kind": "cm", "eta": 0.5},
+            "sampler.eta must be 0 except for ddim on a uniform trajectory and analytic_ddim, got "
+            "0.5 for cm on trailing",
+        ),
+        (
             {"kind": "analytic_ddim", "num_steps": 5},
             "analytic_ddim needs gamma, E||eps||^2 / d of the network at each of the 5 timesteps "
             "(measure_gamma)",
@@ -328,6 +221,12 @@ def test_what_cannot_run_is_refused(fields: dict[str, Any], message: str) -> Non
     with pytest.raises(UserError) as error:
         SolverConfig(**fields).build(NOISE, "epsilon")
     assert str(error.value) == message
+
+
+def test_a_target_that_is_none_of_the_three_is_refused() -> None:
+    message = r"^prediction_type must be one of epsilon, v_prediction, sample, got 'flow'$"
+    with pytest.raises(UserError, match=message):
+        SolverConfig().build(NOISE, "flow")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from stepsearch.sampling.timetuner.analytic import measure_gamma
 from stepsearch.sampling.timetuner.draw import Verdict, compare, draw, gap_to
 from stepsearch.sampling.timetuner.export import write_tuned
-from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, tune
+from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, tune, tune_slot
 from stepsearch.sampling.timetuner.network import Network, check_times, evaluate, guided
 from stepsearch.sampling.timetuner.samplers import KINDS, SolverConfig
 from stepsearch.sampling.timetuner.trajectories import TRAJECTORIES, knots
@@ -28,5 +28,6 @@ __all__ = [
     "load_tuned",
     "measure_gamma",
     "tune",
+    "tune_slot",
     "write_tuned",
 ]

@@ -12,9 +12,6 @@ from stepsearch.diffusion.seeds import generator
 from stepsearch.errors import Diverged, UserError
 from stepsearch.sampling.timetuner.network import Network
 
-Score = Callable[[Tensor], float]
-"""Of images [n, C, H, W] in [-1, 1], lower is better."""
-
 
 @torch.no_grad()
 def draw(

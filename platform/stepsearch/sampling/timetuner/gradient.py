@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,54 +70,55 @@ class Batch:
 def tune(network: Network, images: Tensor, config: GradientConfig) -> Tuned:
     """tau for every slot of the network's solver, from clean images [n, C, H, W].
 
-    L(tau) <= L(t) on the held-out batches, slot by slot, or the slot stays untuned. The network's
-    parameters must need no gradient. Raises UserError for no images.
+    L(tau) <= L(t) on the held-out batches, slot by slot, or the slot stays untuned. The network is
+    left as it is; it costs less where its parameters require no gradient. Raises UserError for no
+    images.
     """
     if not len(images):
         raise UserError("images must be at least one to tune on, got 0")
-    pairs = [_pair(images, config, index) for index in range(config.batches + config.held_out)]
     if config.strategy == "parallel":
-        found = [tune_slot(network, slot, pairs, config) for slot in range(network.solver.nfe)]
+        found = [tune_slot(network, slot, images, config) for slot in range(network.solver.nfe)]
     else:
-        found = _in_turn(network, pairs, config)
+        found = _in_turn(network, images, config)
     tau, loss, untuned, iterations = zip(*found, strict=True)
     return Tuned(torch.stack(tau), network.solver.times.clone(), loss, untuned, iterations)
 
 
 Found = tuple[Tensor, float, float, int]
-Pair = tuple[Tensor, Tensor]
+"""tau, its loss, that of the untuned time, and Adam's steps."""
 
 
-def _pair(images: Tensor, config: GradientConfig, index: int) -> Pair:
-    """A batch of images and the noise for them."""
-    chance = generator("timetuner", config.seed, index)
-    chosen = torch.randint(len(images), (config.batch_size,), generator=chance)
-    x0 = images[chosen.to(images.device)]
-    return x0, torch.randn(x0.shape, generator=chance).to(images)
+def _pairs(images: Tensor, config: GradientConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """All batches of images, each with the noise for them; the held-out ones are the last."""
+    for index in range(config.batches + config.held_out):
+        chance = generator("timetuner", config.seed, index)
+        chosen = torch.randint(len(images), (config.batch_size,), generator=chance)
+        x0 = images[chosen.to(images.device)]
+        yield x0, torch.randn(x0.shape, generator=chance).to(images)
 
 
-def _in_turn(network: Network, pairs: list[Pair], config: GradientConfig) -> list[Found]:
+def _in_turn(network: Network, images: Tensor, config: GradientConfig) -> list[Found]:
     """Algorithm 1: from the noisiest slot on, each with the tau of those before it."""
     solver = network.solver
     found: list[Found] = []
     # x_T noised as far as the process goes, which is where sampling begins
     alpha, sigma = solver.noisiest
-    states = [solver.start(alpha * x0 + sigma * noise) for x0, noise in pairs]
+    states = [solver.start(alpha * x0 + sigma * noise) for x0, noise in _pairs(images, config)]
     for slot in range(solver.nfe):
         batches = [batch(network, state, slot, i) for i, state in enumerate(states)]
         found.append(_tune(network, slot, batches, config))
-        states = [step(network, b, found[-1][0])[0] for b in batches]
+        states = [step(network, b, found[-1][0]) for b in batches]
     return found
 
 
-def tune_slot(network: Network, slot: int, pairs: list[Pair], config: GradientConfig) -> Found:
-    """Eq. 11 for one slot, which depends on no other: tau, its loss, the untuned one's, steps."""
+def tune_slot(network: Network, slot: int, images: Tensor, config: GradientConfig) -> Found:
+    """Eq. 11 for one slot, which depends on no other: each may be tuned by another worker."""
     batches = []
-    for index, (x0, noise) in enumerate(pairs):
+    for index, (x0, noise) in enumerate(_pairs(images, config)):
         state = network.solver.noised(slot, x0, noise)
         while state.slot < slot:
             before = batch(network, state, state.slot, index)
-            state, _ = step(network, before, network.solver.times[state.slot])
+            state = step(network, before, network.solver.times[state.slot])
         batches.append(batch(network, state, slot, index))
     return _tune(network, slot, batches, config)
 
@@ -129,23 +130,23 @@ def batch(network: Network, state: State, slot: int, index: int) -> Batch:
 
 
 @torch.no_grad()
-def step(network: Network, batch: Batch, tau: Tensor) -> tuple[State, Tensor]:
-    """The state after the network was told tau, and its output."""
+def step(network: Network, batch: Batch, tau: Tensor) -> State:
+    """The state after the network was told tau."""
     return _advance(network, batch, tau)
 
 
-def _advance(network: Network, batch: Batch, tau: Tensor) -> tuple[State, Tensor]:
+def _advance(network: Network, batch: Batch, tau: Tensor) -> State:
     """The noise of random steps is the same whenever it is asked for (common random numbers)."""
     state = batch.state
     output = network.output(state.slot, network.solver.look(state), tau.to(state.x.device))
     chance = generator("timetuner step", batch.index, state.slot)
-    return network.solver.advance(state, output, chance), output
+    return network.solver.advance(state, output, chance)
 
 
 def loss(network: Network, batch: Batch, tau: Tensor) -> Tensor:
     """Eq. 9, or 11 for a batch of noised images: how much the noise that the network sees
     changes over a step in which it was told tau. Summed over an image, averaged over the batch."""
-    after, _ = _advance(network, batch, tau)
+    after = _advance(network, batch, tau)
     eps = network.eps(after.slot, network.solver.look(after))
     return (eps - batch.target).square().flatten(1).sum(1).mean()
 
@@ -160,7 +161,7 @@ def _tune(network: Network, slot: int, batches: list[Batch], config: GradientCon
             tau = solver.told(slot, rho)
             return sum(float(loss(network, b, tau)) for b in held_out) / len(held_out)
 
-    rho = torch.ones((), device=batches[0].target.device)
+    rho = torch.ones(())
     untuned = judge(rho)
     if slot == solver.nfe - 1 and not config.tune_last:
         return solver.told(slot, rho), untuned, untuned, 0
@@ -170,7 +171,7 @@ def _tune(network: Network, slot: int, batches: list[Batch], config: GradientCon
         untuned,
         config,
     )
-    return solver.told(slot, rho).cpu(), lowest, untuned, taken
+    return solver.told(slot, rho), lowest, untuned, taken
 
 
 def _adam(

@@ -15,6 +15,7 @@ from stepsearch.sampling.timetuner.consistency import ConsistencySolver
 from stepsearch.sampling.timetuner.solver import Solver
 from stepsearch.sampling.timetuner.trajectories import UNIFORM, Trajectory, knots
 from stepsearch.sampling.timetuner.tuned_timesteps import quiet
+from stepsearch.strategies.base import PredictionType
 
 Kind = Literal[
     "ddim",
@@ -52,8 +53,6 @@ class SolverConfig(Config):
 
     def check(self, T: int) -> None:
         """Raise UserError unless this sampler can run this trajectory on T timesteps."""
-        if self.kind == "cm":
-            return
         own = self.kind == "ddim" and self.trajectory in UNIFORM
         if self.num_steps > T:
             raise UserError(f"sampler.num_steps must be at most {T} (T), got {self.num_steps}")
@@ -94,7 +93,13 @@ class SolverConfig(Config):
         """
         from diffusers import CMStochasticIterativeScheduler, DDPMScheduler
 
+        if prediction_type not in get_args(PredictionType):
+            raise UserError(
+                f"prediction_type must be one of {', '.join(get_args(PredictionType))}, "
+                f"got {prediction_type!r}"
+            )
         if self.kind == "cm":
+            self.check(self.num_steps)
             return ConsistencySolver(CMStochasticIterativeScheduler(**noise), self.num_steps)
         alpha_bar = DDPMScheduler(**noise).alphas_cumprod
         self.check(len(alpha_bar))
