@@ -144,6 +144,26 @@ def test_dpm_solver_2_takes_its_second_evaluation_in_the_middle_of_log_snr(denoi
     torch.testing.assert_close(images, x.clamp(-1, 1).float(), rtol=0, atol=1e-4)
 
 
+RUNS: dict[str, dict[str, Any]] = {
+    **{kind: {"kind": kind, "trajectory": "linspace"} for kind in KINDS},
+    "dpm_solver_2": {"kind": "dpm_solver_2", "trajectory": "log_snr"},
+    "ddim, eta": {"kind": "ddim", "eta": 0.5},
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_sampler_says_whether_its_steps_add_noise(case: str) -> None:
+    config = SolverConfig(num_steps=4, **RUNS[case])
+    solver = config.build({} if case == "cm" else NOISE, "epsilon", torch.full((4,), 0.9))
+    ends = []
+    for seed in (0, 1):
+        state, chance = solver.start(generate_noise(2)), torch.Generator().manual_seed(seed)
+        for _ in range(solver.nfe):
+            state = solver.advance(state, torch.tanh(solver.look(state)), chance)
+        ends.append(state.x)
+    assert torch.equal(*ends) == (not config.stochastic)
+
+
 @pytest.mark.parametrize(
     ("target", "kind"), [("v_prediction", "ddim"), ("sample", "dpmpp_2m"), ("sample", "unipc")]
 )

@@ -32,8 +32,8 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _INTEGERS = ("leading", "leading_1", "trailing", "linspace", "quadratic")
 _ENDS_ABOVE_ZERO = ("quadratic_continuous", "log_snr")
-_CLIPPING = ("ddim", "ddpm", "analytic_ddim", "analytic_ddpm")
-_STOCHASTIC = ("ddpm", "analytic_ddpm")
+_CLIPPING = ("ddpm", "analytic_ddim", "analytic_ddpm")
+_STOCHASTIC = ("ddpm", "analytic_ddim", "analytic_ddpm", "cm")
 
 
 class SolverConfig(Config):
@@ -56,11 +56,11 @@ class SolverConfig(Config):
         own = self.kind == "ddim" and self.trajectory in UNIFORM
         if self.num_steps > T:
             raise UserError(f"sampler.num_steps must be at most {T} (T), got {self.num_steps}")
-        if self.kind == "ddpm" or self.kind.startswith("analytic"):
+        if self.kind in _CLIPPING:
             self._runs(_INTEGERS)
         elif self.kind == "dpm_solver_2":  # in eps it has no step to sigma = 0
             self._runs(_ENDS_ABOVE_ZERO)
-        if self.clip_sample and not (own or self.kind in _CLIPPING[1:]):
+        if self.clip_sample and not (own or self.kind in _CLIPPING):
             raise UserError(
                 "sampler.clip_sample must be false except for ddim on a uniform trajectory, ddpm "
                 f"and analytic samplers, got true for {self.kind} on {self.trajectory}"
@@ -81,7 +81,7 @@ class SolverConfig(Config):
     @property
     def stochastic(self) -> bool:
         """Whether its steps add noise, so that two runs from one x_T differ."""
-        return self.kind in _STOCHASTIC or self.eta > 0 or self.kind == "cm"
+        return self.kind in _STOCHASTIC or self.eta > 0
 
     def build(
         self, noise: Mapping[str, Any], prediction_type: str, gamma: Tensor | None = None
