@@ -1,0 +1,33 @@
+"""TimeTuner: the times that a trained network is told while it draws images."""
+
+from stepsearch.sampling.timetuner.analytic import measure_gamma
+from stepsearch.sampling.timetuner.draw import Verdict, compare, draw, gap_to
+from stepsearch.sampling.timetuner.export import write_tuned
+from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, tune, tune_slot
+from stepsearch.sampling.timetuner.network import Network, check_times, evaluate, guided
+from stepsearch.sampling.timetuner.samplers import KINDS, SolverConfig
+from stepsearch.sampling.timetuner.trajectories import TRAJECTORIES, knots
+from stepsearch.sampling.timetuner.tuned_file import TunedFile, load_tuned
+
+__all__ = [
+    "KINDS",
+    "TRAJECTORIES",
+    "GradientConfig",
+    "Network",
+    "SolverConfig",
+    "Tuned",
+    "TunedFile",
+    "Verdict",
+    "check_times",
+    "compare",
+    "draw",
+    "evaluate",
+    "gap_to",
+    "guided",
+    "knots",
+    "load_tuned",
+    "measure_gamma",
+    "tune",
+    "tune_slot",
+    "write_tuned",
+]

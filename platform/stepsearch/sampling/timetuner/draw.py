@@ -1,0 +1,118 @@
+"""Drawing images with tau, and what tau is worth: the distance to a many-step teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stepsearch.diffusion.seeds import generator
+from stepsearch.errors import Diverged, UserError
+from stepsearch.sampling.timetuner.network import Network
+
+
+@torch.no_grad()
+def draw(
+    network: Network,
+    tau: Tensor,
+    n: int,
+    *,
+    shape: tuple[int, int, int],
+    seed: int,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """n images [n, C, H, W] in [-1, 1], on the CPU; image i depends on (seed, i) only.
+
+    The noise is that of `stepsearch.sampling.sampler.generate`. Raises UserError for a tau that
+    does not fit and Diverged for images that are not finite.
+    """
+    from diffusers.utils.torch_utils import randn_tensor
+
+    tau = check_tau(tau, network).to(device)
+    batches = []
+    for first in range(0, n, batch_size):
+        noise = [generator("image", seed, i) for i in range(first, min(first + batch_size, n))]
+        x = randn_tensor((len(noise), *shape), generator=noise, device=torch.device(device))
+        batches.append(_sample(network, tau, x, noise).clamp(-1, 1).cpu())
+    images = torch.cat(batches)
+    if not images.isfinite().all():
+        raise Diverged("images drawn with this tau have NaN or infinite pixels")
+    return images
+
+
+def _sample(network: Network, tau: Tensor, x: Tensor, noise: list[torch.Generator]) -> Tensor:
+    """Run the solver from x ~ N(0, I)."""
+    solver = network.solver
+    state = solver.start(x)
+    for slot in range(solver.nfe):
+        output = network.output(slot, solver.look(state), tau[slot])
+        state = solver.advance(state, output, noise)
+    return state.x
+
+
+def check_tau(tau: Tensor, network: Network) -> Tensor:
+    """tau as float32 [S]. Raises UserError for another length or a number that is not finite."""
+    if tau.shape != (network.solver.nfe,):
+        raise UserError(f"tau must have nfe = {network.solver.nfe} numbers, got {list(tau.shape)}")
+    if not tau.isfinite().all():
+        raise UserError(f"tau must be finite, got {tau.tolist()}")
+    return tau.float()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a tuned schedule does beside the untuned one, seed by seed; lower is better."""
+
+    metric: str
+    tuned: tuple[float, ...]
+    untuned: tuple[float, ...]
+
+    @property
+    def worse(self) -> bool:
+        """Whether it does worse on average, or no better by not being a number."""
+        return not sum(self.tuned) <= sum(self.untuned)
+
+    def __str__(self) -> str:
+        tuned, untuned = (sum(v) / len(v) for v in (self.tuned, self.untuned))
+        word = "worse" if self.worse else "no worse"
+        return (
+            f"{word} than untuned: {self.metric} {tuned:.4g} beside {untuned:.4g}, "
+            f"mean of {len(self.tuned)} seeds"
+        )
+
+
+def compare(
+    metric: str,
+    score: Callable[[Tensor, int], float],
+    network: Network,
+    tau: Tensor,
+    seeds: Sequence[int],
+    n: int,
+    shape: tuple[int, int, int],
+) -> Verdict:
+    """Score n images of each of `seeds`, which no tuning has seen, with and without tau.
+
+    `score(images, seed)` is lower for better images.
+    """
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for seed in seeds:
+        for tuned, times in ((True, tau), (False, network.solver.times)):
+            images = draw(network, times, n, shape=shape, seed=seed)
+            found[tuned].append(score(images, seed))
+    return Verdict(metric, tuple(found[True]), tuple(found[False]))
+
+
+def gap_to(teacher: Network, shape: tuple[int, int, int]) -> Callable[[Tensor, int], float]:
+    """The mean L2 distance to what a many-step solver draws from the same noise.
+
+    Only for solvers whose steps add no noise: `SolverConfig.stochastic` says which do.
+    """
+
+    def gap(images: Tensor, seed: int) -> float:
+        wanted = draw(teacher, teacher.solver.times, len(images), shape=shape, seed=seed)
+        return float((images - wanted).flatten(1).norm(dim=1).mean())
+
+    return gap

@@ -1,0 +1,200 @@
+"""TimeTuner (Xia et al., CVPR 2024): a time for each evaluation of a trained network, by Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from stepsearch.config import Config
+from stepsearch.diffusion.seeds import generator
+from stepsearch.errors import UserError
+from stepsearch.sampling.timetuner.network import Network
+from stepsearch.sampling.timetuner.solver import State
+
+
+class GradientConfig(Config):
+    """The paper's method with the settings of its released code, which stop early here."""
+
+    strategy: Literal["sequential", "parallel"] = "sequential"
+    """sequential: eq. 9, each slot from where the tuned ones before it lead. parallel: eq. 11,
+    each slot from noised images, so that all of them can be tuned at the same time."""
+    tune_last: bool = False
+    """Tune the last slot too, as the paper writes and its code does not: there eq. 9 compares
+    with a network at almost no noise."""
+    iterations: int = Field(default=500, ge=1)
+    """Adam's steps for a slot, at most."""
+    lr: float = Field(default=2e-3, gt=0)
+    """In units of tau / t."""
+    batch_size: int = Field(default=32, ge=1)
+    batches: int = Field(default=16, ge=1)
+    """Batches of noised images, used in turn; held-out ones are in addition."""
+    held_out: int = Field(default=4, ge=1)
+    """Batches on which a slot's loss is compared with that of its untuned time."""
+    check_every: int = Field(default=25, ge=1)
+    """Iterations between two looks at the held-out loss."""
+    patience: int = Field(default=3, ge=1)
+    """Looks without a new lowest loss after which a slot is done."""
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """tau for every slot, with the loss of eq. 9 or 11 on held-out batches."""
+
+    tau: Tensor
+    """[S] float32."""
+    untuned: Tensor
+    """[S] float32, the nominal times."""
+    loss: tuple[float, ...]
+    """[S], of tau."""
+    loss_untuned: tuple[float, ...]
+    """[S], of the nominal times; never below `loss`."""
+    iterations: tuple[int, ...]
+    """[S], Adam's steps; 0 for a slot that is not tuned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images before one evaluation, and the noise that the network sees in them when told t."""
+
+    state: State
+    target: Tensor
+    index: int
+
+
+def tune(network: Network, images: Tensor, config: GradientConfig) -> Tuned:
+    """tau for every slot of the network's solver, from clean images [n, C, H, W].
+
+    L(tau) <= L(t) on the held-out batches, slot by slot, or the slot stays untuned. The network is
+    left as it is; it costs less where its parameters require no gradient. Raises UserError for no
+    images.
+    """
+    if not len(images):
+        raise UserError("images must be at least one to tune on, got 0")
+    if config.strategy == "parallel":
+        found = [tune_slot(network, slot, images, config) for slot in range(network.solver.nfe)]
+    else:
+        found = _in_turn(network, images, config)
+    tau, loss, untuned, iterations = zip(*found, strict=True)
+    return Tuned(torch.stack(tau), network.solver.times.clone(), loss, untuned, iterations)
+
+
+Found = tuple[Tensor, float, float, int]
+"""tau, its loss, that of the untuned time, and Adam's steps."""
+
+
+def _pairs(images: Tensor, config: GradientConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """All batches of images, each with the noise for them; the held-out ones are the last."""
+    for index in range(config.batches + config.held_out):
+        chance = generator("timetuner", config.seed, index)
+        chosen = torch.randint(len(images), (config.batch_size,), generator=chance)
+        x0 = images[chosen.to(images.device)]
+        yield x0, torch.randn(x0.shape, generator=chance).to(images)
+
+
+def _in_turn(network: Network, images: Tensor, config: GradientConfig) -> list[Found]:
+    """Algorithm 1: from the noisiest slot on, each with the tau of those before it."""
+    solver = network.solver
+    found: list[Found] = []
+    # x_T noised as far as the process goes, which is where sampling begins
+    alpha, sigma = solver.noisiest
+    states = [solver.start(alpha * x0 + sigma * noise) for x0, noise in _pairs(images, config)]
+    for slot in range(solver.nfe):
+        batches = [batch(network, state, slot, i) for i, state in enumerate(states)]
+        found.append(_tune(network, slot, batches, config))
+        states = [step(network, b, found[-1][0]) for b in batches]
+    return found
+
+
+def tune_slot(network: Network, slot: int, images: Tensor, config: GradientConfig) -> Found:
+    """Eq. 11 for one slot, which depends on no other: each may be tuned by another worker."""
+    batches = []
+    for index, (x0, noise) in enumerate(_pairs(images, config)):
+        state = network.solver.noised(slot, x0, noise)
+        while state.slot < slot:
+            before = batch(network, state, state.slot, index)
+            state = step(network, before, network.solver.times[state.slot])
+        batches.append(batch(network, state, slot, index))
+    return _tune(network, slot, batches, config)
+
+
+@torch.no_grad()
+def batch(network: Network, state: State, slot: int, index: int) -> Batch:
+    """A batch with its target, eps at the state and its nominal time."""
+    return Batch(state, network.eps(slot, network.solver.look(state)), index)
+
+
+@torch.no_grad()
+def step(network: Network, batch: Batch, tau: Tensor) -> State:
+    """The state after the network was told tau."""
+    return _advance(network, batch, tau)
+
+
+def _advance(network: Network, batch: Batch, tau: Tensor) -> State:
+    """The noise of random steps is the same whenever it is asked for (common random numbers)."""
+    state = batch.state
+    output = network.output(state.slot, network.solver.look(state), tau.to(state.x.device))
+    chance = generator("timetuner step", batch.index, state.slot)
+    return network.solver.advance(state, output, chance)
+
+
+def loss(network: Network, batch: Batch, tau: Tensor) -> Tensor:
+    """Eq. 9, or 11 for a batch of noised images: how much the noise that the network sees
+    changes over a step in which it was told tau. Summed over an image, averaged over the batch."""
+    after = _advance(network, batch, tau)
+    eps = network.eps(after.slot, network.solver.look(after))
+    return (eps - batch.target).square().flatten(1).sum(1).mean()
+
+
+def _tune(network: Network, slot: int, batches: list[Batch], config: GradientConfig) -> Found:
+    """Adam on the ratio of tau to t."""
+    solver = network.solver
+    training, held_out = batches[: -config.held_out], batches[-config.held_out :]
+
+    def judge(rho: Tensor) -> float:
+        with torch.no_grad():
+            tau = solver.told(slot, rho)
+            return sum(float(loss(network, b, tau)) for b in held_out) / len(held_out)
+
+    rho = torch.ones(())
+    untuned = judge(rho)
+    if slot == solver.nfe - 1 and not config.tune_last:
+        return solver.told(slot, rho), untuned, untuned, 0
+    rho, lowest, taken = _adam(
+        lambda i, r: loss(network, training[i % len(training)], solver.told(slot, r)),
+        judge,
+        untuned,
+        config,
+    )
+    return solver.told(slot, rho), lowest, untuned, taken
+
+
+def _adam(
+    objective: Callable[[int, Tensor], Tensor],
+    judge: Callable[[Tensor], float],
+    untuned: float,
+    config: GradientConfig,
+) -> tuple[Tensor, float, int]:
+    """The ratio with the lowest held-out loss, which is 1 if no other was lower; its loss."""
+    rho = torch.ones((), requires_grad=True)
+    best, lowest, since, taken = rho.detach().clone(), untuned, 0, 0
+    optimizer = torch.optim.Adam([rho], lr=config.lr)
+    for i in range(config.iterations):
+        (rho.grad,) = torch.autograd.grad(objective(i, rho), rho)
+        optimizer.step()
+        taken = i + 1
+        if taken % config.check_every and taken != config.iterations:
+            continue
+        now = judge(rho.detach())
+        if now < lowest:
+            best, lowest, since = rho.detach().clone(), now, 0
+        else:
+            since += 1
+            if since == config.patience:
+                break
+    return best, lowest, taken

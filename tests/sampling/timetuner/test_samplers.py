@@ -1,0 +1,267 @@
+"""The solvers against the unmodified schedulers of diffusers, against each other and by hand."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stepsearch.config import parse
+from stepsearch.diffusion.denoisers import UNetConfig
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.seeds import generator
+from stepsearch.errors import UserError
+from stepsearch.sampling.sampler import SamplerConfig, generate
+from stepsearch.sampling.timetuner import (
+    KINDS,
+    TRAJECTORIES,
+    Network,
+    SolverConfig,
+    draw,
+    evaluate,
+    knots,
+)
+
+PROCESS = NoiseConfig().build()
+NOISE = PROCESS.scheduler_config()
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Any:
+    return UNetConfig(channels=(8, 16)).build(SHAPE, seed=0).eval()
+
+
+def sample(denoiser: Any, tau: Any = None, **fields: Any) -> Tensor:
+    solver = SolverConfig(**fields).build(NOISE, "epsilon")
+    network = Network(evaluate(denoiser), solver)
+    return draw(network, solver.times if tau is None else tau, 3, shape=SHAPE, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["ddim", "ddpm"])
+def test_untuned_it_draws_the_images_on_which_trials_are_judged(kind: Any, denoiser: Any) -> None:
+    config = SamplerConfig(kind=kind, eta=0.5 if kind == "ddim" else 0)
+    expected = generate(
+        denoiser, PROCESS, config, 3, shape=SHAPE, prediction_type="epsilon", seed=0
+    )
+    fields = {"eta": 0.5} if kind == "ddim" else {"variance": "small"}
+    assert torch.equal(sample(denoiser, kind=kind, clip_sample=True, **fields), expected)
+
+
+def theirs(scheduler: Any, denoiser: Any, n: int = 3, **steps: Any) -> Tensor:
+    """What a diffusers scheduler draws by itself from the same x_T."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scheduler.set_timesteps(**steps)
+    start = generate_noise(n)
+    x = start * scheduler.init_noise_sigma
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = denoiser(scheduler.scale_model_input(x, t), t).sample
+            x = scheduler.step(output, t, x).prev_sample
+    return x.clamp(-1, 1)
+
+
+def generate_noise(n: int) -> Tensor:
+
+    return torch.cat(
+        [torch.randn(1, *SHAPE, generator=generator("image", 0, i)) for i in range(n)]
+    )
+
+
+QUADRATIC = [800, 632, 483, 355, 246, 158, 88, 39, 9, 0]
+LINSPACE = [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+UNMODIFIED = {
+    "ddim, leading": ("DDIMScheduler", {"clip_sample": False}, 10, {"trajectory": "leading"}),
+    "euler, leading": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}, 10,
+                       {"kind": "euler", "trajectory": "leading"}),
+    "euler, quadratic": ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}, QUADRATIC,
+                         {"kind": "euler", "trajectory": "quadratic"}),
+    "heun, quadratic": ("HeunDiscreteScheduler", {"timestep_spacing": "leading"}, QUADRATIC,
+                        {"kind": "heun", "trajectory": "quadratic"}),
+    "dpmpp_2m, linspace": ("DPMSolverMultistepScheduler", {}, LINSPACE,
+                           {"kind": "dpmpp_2m", "trajectory": "linspace"}),
+    "unipc, trailing": ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 10,
+                        {"kind": "unipc", "trajectory": "trailing"}),
+    "heun, trailing": ("HeunDiscreteScheduler", {"timestep_spacing": "trailing"}, 10,
+                       {"kind": "heun", "trajectory": "trailing"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNMODIFIED)
+def test_untuned_solvers_are_diffusers_schedulers(case: str, denoiser: Any) -> None:
+    name, options, steps, fields = UNMODIFIED[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scheduler = getattr(diffusers, name)(**NOISE, **options)
+    given = {"timesteps": steps} if isinstance(steps, list) else {"num_inference_steps": steps}
+    expected = theirs(scheduler, denoiser, **given)
+    torch.testing.assert_close(sample(denoiser, **fields), expected, rtol=0, atol=2e-4)
+
+
+def ddim_by_hand(denoiser: Any, times: list[float], sigmas: list[float], tau: Tensor) -> Tensor:
+    """Eq. 7 of TimeTuner, coefficient by coefficient."""
+    x = generate_noise(3)
+    with torch.no_grad():
+        for k in range(len(times)):
+            a, s = (1 / math.sqrt(1 + sigmas[k] ** 2), sigmas[k] / math.sqrt(1 + sigmas[k] ** 2))
+            b, r = 1 / math.sqrt(1 + sigmas[k + 1] ** 2), sigmas[k + 1]
+            eps = denoiser(x, tau[k]).sample
+            x = b / a * x - (b * s / a - r * b) * eps
+    return x.clamp(-1, 1)
+
+
+@pytest.mark.parametrize("trajectory", TRAJECTORIES)
+def test_ddim_is_eq_7_on_every_trajectory(trajectory: Any, denoiser: Any) -> None:
+    """tau changes what the network is told and no coefficient; Euler and order-1 DPM++ agree."""
+    found = knots(trajectory, 10, PROCESS.alpha_bar)
+    tau = torch.tensor(found.times, dtype=torch.float32) * 0.93
+    expected = ddim_by_hand(denoiser, found.times.tolist(), found.sigmas.tolist(), tau)
+    for kind in ("ddim", "euler"):
+        images = sample(denoiser, tau, kind=kind, trajectory=trajectory)
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
+
+
+def test_dpm_solver_2_takes_its_second_evaluation_in_the_middle_of_log_snr(denoiser: Any) -> None:
+    """r1 = 1/2 on a log-SNR trajectory, by the formula of the paper; one step, two slots."""
+    tau = torch.tensor([980.0, 300.0])
+    found = knots("log_snr", 2, PROCESS.alpha_bar)
+    a, s = (1 / np.sqrt(1 + found.sigmas**2), found.sigmas / np.sqrt(1 + found.sigmas**2))
+    h = np.log(a[2] / s[2]) - np.log(a[0] / s[0])
+    x = generate_noise(3)
+    with torch.no_grad():
+        first = denoiser(x, tau[0]).sample
+        u = a[1] / a[0] * x - s[1] * math.expm1(h / 2) * first
+        second = denoiser(u.float(), tau[1]).sample
+    x = a[2] / a[0] * x - s[2] * math.expm1(h) * first - s[2] * math.expm1(h) * (second - first)
+    images = sample(denoiser, tau, kind="dpm_solver_2", num_steps=2, trajectory="log_snr")
+    torch.testing.assert_close(images, x.clamp(-1, 1).float(), rtol=0, atol=1e-4)
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    **{kind: {"kind": kind, "trajectory": "linspace"} for kind in KINDS},
+    "dpm_solver_2": {"kind": "dpm_solver_2", "trajectory": "log_snr"},
+    "ddim, eta": {"kind": "ddim", "eta": 0.5},
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_sampler_says_whether_its_steps_add_noise(case: str) -> None:
+    config = SolverConfig(num_steps=4, **RUNS[case])
+    solver = config.build({} if case == "cm" else NOISE, "epsilon", torch.full((4,), 0.9))
+    ends = []
+    for seed in (0, 1):
+        state, chance = solver.start(generate_noise(2)), torch.Generator().manual_seed(seed)
+        for _ in range(solver.nfe):
+            state = solver.advance(state, torch.tanh(solver.look(state)), chance)
+        ends.append(state.x)
+    assert torch.equal(*ends) == (not config.stochastic)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"), [("v_prediction", "ddim"), ("sample", "dpmpp_2m"), ("sample", "unipc")]
+)
+def test_the_eps_of_other_targets_is_that_of_the_scheduler(target: str, kind: Any) -> None:
+    """A network that knows the only image there is sees its noise, whatever it predicts."""
+    solver = SolverConfig(kind=kind, num_steps=5).build(NOISE, target)
+    x0 = torch.rand(2, *SHAPE) * 2 - 1
+    noise = torch.randn(2, *SHAPE)
+    a, s = solver.scales[1]
+    state = solver.noised(0, x0, noise)
+    assert state.slot == 0
+    x = a * x0 + s * noise
+    output = x0 if target == "sample" else a * noise - s * x0
+    torch.testing.assert_close(solver.eps(1, x, output), noise, rtol=1e-4, atol=1e-4)
+
+
+def test_analytic_ddim_without_anything_to_learn_is_ddim(denoiser: Any) -> None:
+    """gamma = 1 says that x0 is known, and eta = 0 that no noise is wanted."""
+    solver = SolverConfig(kind="analytic_ddim", num_steps=5, trajectory="linspace").build(
+        NOISE, "epsilon", torch.ones(5)
+    )
+    images = draw(Network(evaluate(denoiser), solver), solver.times, 3, shape=SHAPE, seed=0)
+    expected = sample(denoiser, num_steps=5, trajectory="linspace")
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_steps": 1200}, "sampler.num_steps must be at most 1000 (T), got 1200"),
+        ({"num_steps": 30}, "sampler.num_steps must divide T = 1000 for trailing, got 30"),
+        (
+            {"num_steps": 1000, "trajectory": "leading_1"},
+            "sampler.num_steps must give leading_1 timesteps that fall and end within 0..999, "
+            "got 1000",
+        ),
+        (
+            {"num_steps": 400, "trajectory": "quadratic"},
+            "sampler.num_steps must give quadratic timesteps that fall and end within 0..999, "
+            "got 400",
+        ),
+        (
+            {"kind": "ddpm", "trajectory": "log_snr"},
+            "sampler.trajectory must be one of leading, leading_1, trailing, linspace, quadratic "
+            "for ddpm, got 'log_snr'",
+        ),
+        (
+            {"kind": "dpm_solver_2"},
+            "sampler.trajectory must be one of quadratic_continuous, log_snr for dpm_solver_2, "
+            "got 'trailing'",
+        ),
+        (
+            {"clip_sample": True, "kind": "unipc"},
+            "sampler.clip_sample must be false except for ddim on a uniform trajectory, ddpm and "
+            "analytic samplers, got true for unipc on trailing",
+        ),
+        (
+            {"eta": 0.5, "trajectory": "quadratic"},
+            "sampler.eta must be 0 except for ddim on a uniform trajectory and analytic_ddim, got "
+            "0.5 for ddim on quadratic",
+        ),
+        (
+            {"kind": "cm", "eta": 0.5},
+            "sampler.eta must be 0 except for ddim on a uniform trajectory and analytic_ddim, got "
+            "0.5 for cm on trailing",
+        ),
+        (
+            {"kind": "analytic_ddim", "num_steps": 5},
+            "analytic_ddim needs gamma, E||eps||^2 / d of the network at each of the 5 timesteps "
+            "(measure_gamma)",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        SolverConfig(**fields).build(NOISE, "epsilon")
+    assert str(error.value) == message
+
+
+def test_a_target_that_is_none_of_the_three_is_refused() -> None:
+    message = r"^prediction_type must be one of epsilon, v_prediction, sample, got 'flow'$"
+    with pytest.raises(UserError, match=message):
+        SolverConfig().build(NOISE, "flow")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "plms"}, f"kind must be one of {', '.join(map(repr, KINDS[:-1]))} or 'cm'"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"trajectory": "cubic"}, "trajectory must be one of 'leading', "),
+        ({"clip_sample": 3}, "clip_sample must be true or false, got 3"),
+        ({"eta": 1.5}, "eta must be at most 1, got 1.5"),
+        ({"variance": "huge"}, "variance must be one of 'small' or 'large', got 'huge'"),
+        ({"steps": 3}, "steps is not a known key"),
+    ],
+)
+def test_bad_fields_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(SolverConfig, fields, "sampler")
+    assert str(error.value).startswith(f"sampler.{message}")

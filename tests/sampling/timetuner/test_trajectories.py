@@ -1,0 +1,57 @@
+"""Trajectories: the timesteps of the papers, digit for digit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.sampling.timetuner import knots
+from stepsearch.sampling.timetuner.trajectories import quadratic_times
+from tests.sampling.timetuner.exact import alpha
+
+PROCESS = NoiseConfig().build()
+NOISE = PROCESS.scheduler_config()
+
+K10 = {
+    "leading": range(900, -1, -100),
+    "leading_1": range(901, 0, -100),
+    "trailing": range(999, 98, -100),
+    "linspace": [999, 888, 777, 666, 555, 444, 333, 222, 111, 0],
+    "quadratic": [800, 632, 483, 355, 246, 158, 88, 39, 9, 0],
+}
+
+
+@pytest.mark.parametrize("trajectory", K10)
+def test_integer_trajectories_are_those_of_the_papers(trajectory: Any) -> None:
+    found = knots(trajectory, 10, PROCESS.alpha_bar)
+    assert found.times.tolist() == list(K10[trajectory])
+    np.testing.assert_allclose(found.sigmas[:-1], PROCESS.sigma[found.times.astype(int)])
+    assert found.sigmas[-1] == 0
+
+
+VP = (alpha(torch.arange(1, 1001) / 1000) ** 2).numpy()
+LOG_SNR = [1, 0.8991, 0.7856, 0.6534, 0.4934, 0.3046, 0.1406, 0.0536, 0.0181, 0.005]
+SQUARES = [1, 0.8157, 0.6502, 0.5034, 0.3753, 0.2661, 0.1755, 0.1038, 0.0508, 0.0165]
+
+
+@pytest.mark.parametrize(
+    ("trajectory", "times"), [("log_snr", LOG_SNR), ("quadratic_continuous", SQUARES)]
+)
+def test_continuous_trajectories_are_those_of_dpm_solver(trajectory: Any, times: Any) -> None:
+    """On the continuous process at t = (n + 1) / 1000; log SNR between them by interpolation."""
+    found = knots(trajectory, 10, VP)
+    np.testing.assert_allclose((found.times + 1) / 1000, times, atol=1.5e-4)
+    assert found.sigmas[-1] == pytest.approx(math.sqrt(1 / VP[0] - 1))
+    np.testing.assert_allclose(quadratic_times(1, 1e-3, 10)[:10], SQUARES, atol=5e-5)
+
+
+def test_log_snr_falls_evenly_and_edm_by_its_seventh_root() -> None:
+    steps = np.diff(np.log(knots("log_snr", 7, VP).sigmas))
+    np.testing.assert_allclose(steps, steps[0])
+    roots = np.diff(knots("edm", 7, VP).sigmas[:-1] ** (1 / 7))
+    np.testing.assert_allclose(roots, roots[0])
