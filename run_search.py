@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from stepsearch.config import Place
     from stepsearch.search.config import SearchConfig
     from stepsearch.search.result import SearchResult
 
@@ -52,8 +53,25 @@ Sets = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="change a key of FILE; can be repeated"),
 ]
+
+
+def _place(text: str | Path) -> Place:
+    if "://" not in str(text):
+        return Path(text)
+    from stepsearch.bucket import S3Url
+    from stepsearch.errors import UserError
+
+    try:
+        return S3Url.parse(str(text))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 Storage = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="the folder that holds all searches")
+    Path,
+    typer.Option(
+        metavar="FOLDER", help="the folder that holds all searches, or s3://...", parser=_place
+    ),
 ]
 
 
@@ -249,7 +267,7 @@ def ui(
     from stepsearch.tracking import ui_command
 
     config = recorded(name, storage)
-    command = ui_command(config.tracking, config.storage, port=port)
+    command = ui_command(config.tracking, config.home, port=port)
     page = SearchFolder.find(config.storage, name).page
     table = page.read_text() if page.exists() else ""
     console.print(f"open http://127.0.0.1:{port}/{table} (Ctrl-C ends it)", soft_wrap=True)
@@ -270,7 +288,7 @@ def doctor(
     from stepsearch.search.doctor import examine, show_findings
 
     with console.status("looking around"):
-        findings = examine(address, storage.absolute())
+        findings = examine(address, _absolute(storage))
     show_findings(findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -347,7 +365,7 @@ def load(file: Path, sets: list[str]) -> SearchConfig:
     return _parse(merge(read_yaml(file), assignments(sets)))
 
 
-def recorded(name: str, storage: Path) -> SearchConfig:
+def recorded(name: str, storage: Place) -> SearchConfig:
     """What a search was launched with; its space and trainer are plain data, nothing is loaded."""
     from stepsearch.config import parse
     from stepsearch.search.config import SearchConfig
@@ -355,7 +373,7 @@ def recorded(name: str, storage: Path) -> SearchConfig:
     return parse(SearchConfig, _recorded(name, storage))
 
 
-def find(name: str, storage: Path) -> SearchConfig:
+def find(name: str, storage: Place) -> SearchConfig:
     """What a search was launched with, ready to be run."""
     return _parse(_recorded(name, storage))
 
@@ -389,11 +407,15 @@ def _named(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-def _recorded(name: str, storage: Path) -> dict[str, Any]:
+def _recorded(name: str, storage: Place) -> dict[str, Any]:
     from stepsearch.search.folder import SearchFolder
 
-    folder = SearchFolder.find(storage.absolute(), name)
+    folder = SearchFolder.find(_absolute(storage), name)
     return folder.read_config() | {"storage": storage}  # it may have been moved
+
+
+def _absolute(storage: Place) -> Place:
+    return storage.absolute() if isinstance(storage, Path) else storage
 
 
 def _follow(begin: Any, config: SearchConfig) -> None:

@@ -17,9 +17,12 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
+from stepsearch.bucket import S3Url
+from stepsearch.config import Place
 from stepsearch.errors import UserError
-from stepsearch.search.machine import existing, free_bytes, probe_file
+from stepsearch.search.machine import existing, free_bytes
 from stepsearch.search.nodes import Finding, examine_cluster
+from stepsearch.search.probe import probing
 from stepsearch.tracking import TrackingConfig
 from stepsearch.tracking.client import answering, connect
 
@@ -39,20 +42,25 @@ def show_findings(findings: Sequence[Finding], console: Console) -> None:
         console.print(mark, Text(f"{finding.what}: {finding.says}"), soft_wrap=True)
 
 
-def examine(address: str, storage: Path) -> list[Finding]:
+def examine(address: str, storage: Place) -> list[Finding]:
     """Examine this environment, the storage and every node of the cluster at `address`.
 
     Leaves nothing behind: a probe file in the storage is removed again.
     """
-    findings = [*_packages(), _denoiser(), _source_root(_CODE), _disk(storage)]
-    folder = existing(storage)
+    home = storage.home if isinstance(storage, S3Url) else storage
+    findings = [*_packages(), _denoiser(), _source_root(_CODE), _disk(home)]
+    place = storage if isinstance(storage, S3Url) else existing(storage)
     with ExitStack() as opened:
         try:
-            probe = opened.enter_context(probe_file(folder))
+            probe = opened.enter_context(probing(place))
         except OSError as error:
-            problem = f"{folder} cannot be written ({error.strerror}): name another with --storage"
+            problem = f"{place} cannot be written ({error.strerror}): name another with --storage"
             return [*findings, Finding(False, "storage", problem), *examine_cluster(address)]
-        findings += [Finding(True, "storage", f"{folder} can be written"), _mlflow(storage)]
+        except UserError as error:
+            return [*findings, Finding(False, "storage", str(error)), *examine_cluster(address)]
+        findings.append(Finding(True, "storage", f"{place} can be written"))
+        if isinstance(storage, Path):  # a search in a bucket needs a server for its records
+            findings.append(_mlflow(storage))
         return findings + examine_cluster(address, probe)
 
 

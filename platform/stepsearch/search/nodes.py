@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from stepsearch.cluster import connect
 from stepsearch.errors import UserError
+from stepsearch.search.probe import read
 
 _TIMEOUT_S = 60.0
 _COMPARED = ("ray", "torch", "stepsearch")
@@ -39,19 +40,21 @@ class Equipment:
     """Whether its torch was built for GPUs."""
     free_bytes: int
     probe: str | None
-    """The probe file's content; None where it is not seen."""
+    """What the probe says; None where it is not seen."""
+    why: str = ""
+    """Why a bucket is not seen."""
 
 
-def examine_cluster(address: str, probe: Path | None = None) -> list[Finding]:
-    """Start or join the cluster and look around on each node. `probe` is a file in the storage."""
+def examine_cluster(address: str, probe: Path | str = "") -> list[Finding]:
+    """Start or join the cluster and look around on each node. `probe` lies in the storage."""
     try:
         with connect(address):
-            return list(_examine(probe))
+            return list(_examine(str(probe)))
     except (UserError, RuntimeError) as error:  # RuntimeError: the cluster has another Ray
         return [Finding(False, "cluster", str(error).splitlines()[0])]
 
 
-def _examine(probe: Path | None) -> Iterator[Finding]:
+def _examine(probe: str) -> Iterator[Finding]:
     """Every node is asked at the same time, by a task that needs no CPU."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -66,11 +69,11 @@ def _examine(probe: Path | None) -> Iterator[Finding]:
             num_cpus=0,
             max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        ).remote(str(probe or ""))
+        ).remote(probe)
         for node in nodes
     ]
     ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=_TIMEOUT_S)
-    here = look_around(str(probe or ""))
+    here = look_around(probe)
     for node, task in zip(nodes, tasks, strict=True):
         name, gpus = f"node {node['NodeManagerAddress']}", node["Resources"].get("GPU", 0)
         if task not in ready:
@@ -87,15 +90,23 @@ def _examine(probe: Path | None) -> Iterator[Finding]:
 
 def look_around(probe: str) -> Equipment:
     """The equipment of the machine that runs this."""
-    seen = Path(probe) if probe else Path.cwd()
+    folder, (seen, why) = Path(probe).parent, _look_for(probe)
     return Equipment(
         versions={"python": ".".join(map(str, sys.version_info[:3]))}
         | {name: _version(name) for name in _COMPARED}
         | {"stepsearch's source": _fingerprint("stepsearch")},
         cuda=_has_cuda(),
-        free_bytes=shutil.disk_usage(seen.parent if seen.parent.exists() else "/").free,
-        probe=seen.read_text() if seen.is_file() else None,
+        free_bytes=shutil.disk_usage(folder if folder.exists() else "/").free,
+        probe=seen,
+        why=why,
     )
+
+
+def _look_for(probe: str) -> tuple[str | None, str]:
+    try:
+        return read(probe), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def compare(name: str, here: Equipment, there: Equipment, gpus: float = 0) -> Iterator[Finding]:
@@ -107,7 +118,9 @@ def compare(name: str, here: Equipment, there: Equipment, gpus: float = 0) -> It
     ]
     if gpus and not there.cuda:
         problems.append("has GPUs and a torch without CUDA: install the CUDA build of torch there")
-    if there.probe != here.probe:
+    if there.why:
+        problems.append(f"cannot use the storage: {there.why}")
+    elif there.probe != here.probe:
         problems.append("does not see the storage: name a folder that all nodes share")
     yield from (Finding(False, name, problem) for problem in problems)
     if not problems:
