@@ -78,13 +78,14 @@ class Store:
         self.process = subprocess.Popen(
             [sys.executable, "-m", *words], stdout=self._log, stderr=subprocess.STDOUT
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"{self.endpoint}/moto-api/", timeout=5).close()
                 return
             except (URLError, OSError):
                 time.sleep(0.1)
+        self.close()
         raise AssertionError(f"no S3 server at {self.endpoint}")
 
     def _user(self) -> dict[str, str]:

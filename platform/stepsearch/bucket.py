@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,13 +98,10 @@ class Bucket:
     def __init__(self, url: S3Url) -> None:
         self.url = url
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        options = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard"})
-        return boto3.session.Session().client("s3", config=options)
+        settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        return _connected(os.getpid(), tuple(sorted(settings.items())))
 
     def read(self, name: str) -> Stored | None:
         """An object; None if there is none."""
@@ -227,6 +224,16 @@ class Bucket:
             f"storage must be a bucket whose server answers, got {str(self.url)!r} at {server}: "
             f"{reason}"
         )
+
+
+@lru_cache(maxsize=1)
+def _connected(pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
+    """boto3's client, thread-safe and slow to make: one a process, while its settings stay."""
+    import boto3
+    from botocore.config import Config
+
+    options = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard"})
+    return boto3.session.Session().client("s3", config=options)
 
 
 def patiently(act: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:

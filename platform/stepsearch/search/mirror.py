@@ -132,6 +132,7 @@ class BucketMirror(Mirror):
                 put(self._shared, path, name)
 
     def remove(self) -> None:
+        self._lease = None  # there is nothing to keep any more
         super().remove()
         self._bucket.remove("")
 
@@ -144,8 +145,9 @@ class BucketMirror(Mirror):
                 self.keep()
             except BaseException:
                 with suppress(StepsearchError):  # who leaves in a hurry does not wait for a store
-                    self._lease.check()
-                    self._put_state()
+                    if self._lease is not None:
+                        self._lease.check()
+                        self._put_state()
                 raise
             finally:
                 self._lease = None
