@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT = Path(__file__).parent / "search_spaces" / "speed_digits.yaml"
 CURVES = Path(__file__).parent / "benchmarks" / "curves" / "speed_digits.csv.gz"
-SEARCHES = Path("searches")
+SEARCHES = "searches"
 USER_ERROR, INTERRUPTED = 2, 130
 
 
@@ -53,25 +53,9 @@ Sets = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="change a key of FILE; can be repeated"),
 ]
-
-
-def _place(text: str | Path) -> Place:
-    if "://" not in str(text):
-        return Path(text)
-    from stepsearch.bucket import S3Url
-    from stepsearch.errors import UserError
-
-    try:
-        return S3Url.parse(str(text))
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 Storage = Annotated[
-    Path,
-    typer.Option(
-        metavar="FOLDER", help="the folder that holds all searches, or s3://...", parser=_place
-    ),
+    str,
+    typer.Option(metavar="FOLDER", help="the folder that holds all searches, or s3://bucket/..."),
 ]
 
 
@@ -229,7 +213,7 @@ def status(
     from stepsearch.search.folder import names
     from stepsearch.search.result import SearchResult
 
-    found = [name] if name else names(storage)
+    found = [name] if name else names(_place(storage))
     for each in found:
         show_report(SearchResult.read(recorded(each, storage)), console)
     if not found:
@@ -288,7 +272,7 @@ def doctor(
     from stepsearch.search.doctor import examine, show_findings
 
     with console.status("looking around"):
-        findings = examine(address, _absolute(storage))
+        findings = examine(address, _place(storage))
     show_findings(findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -365,7 +349,7 @@ def load(file: Path, sets: list[str]) -> SearchConfig:
     return _parse(merge(read_yaml(file), assignments(sets)))
 
 
-def recorded(name: str, storage: Place) -> SearchConfig:
+def recorded(name: str, storage: str | Path) -> SearchConfig:
     """What a search was launched with; its space and trainer are plain data, nothing is loaded."""
     from stepsearch.config import parse
     from stepsearch.search.config import SearchConfig
@@ -373,7 +357,7 @@ def recorded(name: str, storage: Place) -> SearchConfig:
     return parse(SearchConfig, _recorded(name, storage))
 
 
-def find(name: str, storage: Place) -> SearchConfig:
+def find(name: str, storage: str | Path) -> SearchConfig:
     """What a search was launched with, ready to be run."""
     return _parse(_recorded(name, storage))
 
@@ -407,15 +391,24 @@ def _named(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-def _recorded(name: str, storage: Place) -> dict[str, Any]:
+def _recorded(name: str, storage: str | Path) -> dict[str, Any]:
     from stepsearch.search.folder import SearchFolder
 
-    folder = SearchFolder.find(_absolute(storage), name)
-    return folder.read_config() | {"storage": storage}  # it may have been moved
+    place = _place(storage)
+    folder = SearchFolder.find(place, name)
+    return folder.read_config() | {"storage": place}  # it may have been moved
 
 
-def _absolute(storage: Place) -> Place:
-    return storage.absolute() if isinstance(storage, Path) else storage
+def _place(storage: str | Path) -> Place:
+    from stepsearch.bucket import S3Url
+    from stepsearch.errors import UserError
+
+    if "://" not in str(storage):
+        return Path(storage).absolute()
+    try:
+        return S3Url.parse(str(storage))
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _follow(begin: Any, config: SearchConfig) -> None:

@@ -16,6 +16,7 @@ from stepsearch.search.carrier import Carrier
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.folder import SearchFolder, names
 from stepsearch.search.history import History
+from stepsearch.search.nodes import compare, look_around
 from stepsearch.search.probe import probing, read
 from stepsearch.search.shared_storage import answer
 from stepsearch.search.trial import Trial
@@ -199,6 +200,21 @@ def test_a_node_answers_a_probe_in_the_bucket(store: Store) -> None:
         answer(f"{probe}-gone", f"{probe}-2")
         assert read(f"{probe}-2") is None
     assert store.names() == set()
+
+
+def test_the_doctor_says_why_a_node_cannot_use_the_bucket(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with probing(STORAGE) as probe:
+        here = look_around(probe)
+        assert here.probe == probe
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
+        there = look_around(probe)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.environment["AWS_ACCESS_KEY_ID"])
+    (finding,) = compare("node 1", here, there)
+    assert not finding.ok
+    assert finding.says.startswith("cannot use the storage: storage must be a bucket that you may")
+    assert finding.says.endswith("InvalidAccessKeyId")
 
 
 WITHOUT_BOTO3 = f"""

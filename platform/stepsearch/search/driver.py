@@ -35,6 +35,8 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
     KeyboardInterrupt. Raises UserError, with nothing left behind, for a wrong configuration.
     """
     config.space.check(config.trainer.facts())
+    there = SearchFolder.of(config.storage, config.name)
+    there.refresh()
     with ExitStack() as opened:
         connection = opened.enter_context(cluster.connecting(config.cluster))
         config.trainer.check(config.lanes.workers)
@@ -42,7 +44,6 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
         earlier = (
             SearchFolder.find(config.storage, config.warm_start) if config.warm_start else None
         )
-        there = SearchFolder.of(config.storage, config.name)
         folder = SearchFolder.create(there.path, config, there.mirror)
         undo = opened.enter_context(ExitStack())
         undo.callback(folder.mirror.remove)
