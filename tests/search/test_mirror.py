@@ -92,6 +92,29 @@ def test_what_a_dead_driver_did_not_bring_to_the_bucket_is_forgotten(
     assert History(folder.history).curve(0, "fd") == {10: 2.0}
 
 
+def test_the_files_of_records_that_wait_for_mlflow_come_along(
+    config: SearchConfig, go_to: GoTo, store: Store
+) -> None:
+    folder = create(config)
+    with folder.locked():
+        pictures = folder.trial(0) / "pictures"
+        pictures.mkdir(parents=True)
+        (pictures / "samples.png").touch()
+        (folder.trial(0) / "checkpoint.pt").touch()
+        folder.mirror.keep_files(folder.trial(0))
+        folder.spool.write_text("a record")
+        folder.extend(9, {})
+    assert b"trials: 9" in store.read("team/small/search.yaml")
+    go_to("second")
+    folder = SearchFolder.find(config.storage, config.name)
+    assert not any(folder.trials.iterdir())
+    with folder.locked():
+        found = {path.name for path in folder.trials.rglob("*") if path.is_file()}
+        assert found == {"samples.png"}
+        folder.mirror.bring_trial(0, checkpoints=True)
+        assert (folder.trial(0) / "checkpoint.pt").exists()
+
+
 def test_a_name_is_taken_on_all_machines(config: SearchConfig, go_to: GoTo) -> None:
     create(config)
     line = rf"^name must be new, got 'small', which exists in {STORAGE}: `resume small` goes on"

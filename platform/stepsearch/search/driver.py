@@ -160,7 +160,7 @@ class _Driver:
             )
         result = SearchResult.read(config, interrupted=engine.paused)
         log_summary(self._tracker, result, time.monotonic() - self._begun)
-        folder.mirror.keep_files(folder.summary)
+        folder.mirror.keep_ends()
         return closed(self._tracker, result)
 
     def _run_trials(self, recorder: Recorder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from stepsearch.bucket import Away, Bucket, Stored
 from stepsearch.errors import StepsearchError, UserError
+
+log = logging.getLogger("stepsearch.storage")
 
 NAME = "lock.json"
 SECONDS = 60.0
@@ -71,7 +74,9 @@ class Lease:
         while True:
             found = self._bucket.read(NAME)
             if found is not None and not self._is_over(found):
-                first = first or found.tag
+                if first is None:
+                    log.warning("waiting to see whether the search's driver still lives")
+                    first = found.tag
                 if found.tag != first:
                     raise UserError(
                         f"search {self._bucket.url.split('/')[-1]!r} must not be running already: "

@@ -5,6 +5,7 @@ In the bucket lie, below the search's name,
     state.zip      study, history, spending, what waits for MLflow: as they were at one moment
     search.yaml    the configuration
     trials/003/    checkpoint, losses, pictures, as the lanes and the driver put them there
+    summary/       leaderboard and quality curves; bundle/, the winner
     lock.json      who runs it
 
 and `.cache/` beside the searches. The bucket is the truth: a copy is brought to what it says
@@ -33,6 +34,7 @@ CACHE = ".cache"
 STATE, CONFIG = "state.zip", "search.yaml"
 _RECORDS = (".id", CONFIG, "spool.jsonl", "history.jsonl", "spent.json", ".mlflow-page")
 _STUDY, _TRIALS, _LOCK = "study.db", "trials", ".lock"
+_ENDS = ("summary", "bundle")
 
 
 class Mirror:
@@ -58,7 +60,10 @@ class Mirror:
         """Bring a trial's files here."""
 
     def keep_files(self, folder: Path) -> None:
-        """Put the files of a folder inside the search's there."""
+        """Put the files of a folder inside the search's there, or nothing without one."""
+
+    def keep_ends(self) -> None:
+        """Put there what a search leaves at its end."""
 
     def bring_cache(self) -> None:
         """Bring here what trials share."""
@@ -85,7 +90,7 @@ class BucketMirror(Mirror):
         self.place, self._folder = storage / folder.name, folder
         self._bucket, self._shared = Bucket(self.place), Bucket(storage / CACHE)
         self._lease: Lease | None = None
-        self._tag, self._last = "", b""
+        self._tag, self._last, self._config = "", b"", b""
 
     def publish(self) -> None:
         config = (self._folder / CONFIG).read_bytes()
@@ -120,6 +125,10 @@ class BucketMirror(Mirror):
             if path.is_file():
                 put(self._bucket, path, path.relative_to(self._folder).as_posix())
 
+    def keep_ends(self) -> None:
+        for name in _ENDS:
+            self.keep_files(self._folder / name)
+
     def bring_cache(self) -> None:
         patiently(lambda: bring_cache(self._shared, self._folder.parent / CACHE))
 
@@ -140,6 +149,7 @@ class BucketMirror(Mirror):
     def held(self) -> Iterator[None]:
         with Lease(self._bucket).held() as self._lease:
             self.fetch()
+            self._bring_what_waits()
             try:
                 yield
                 self.keep()
@@ -152,8 +162,19 @@ class BucketMirror(Mirror):
             finally:
                 self._lease = None
 
+    def _bring_what_waits(self) -> None:
+        """The files of records that MLflow has not taken yet."""
+        spool = self._folder / "spool.jsonl"
+        if spool.exists() and spool.stat().st_size:
+            for folder in (_TRIALS, *_ENDS):
+                self._bring(f"{folder}/", checkpoints=False)
+
     def _put_state(self) -> None:
-        """Only if it has changed: the same files make the same archive."""
+        """Only what has changed: the same files make the same archive."""
+        config = (self._folder / CONFIG).read_bytes()
+        if config != self._config:
+            self._bucket.write(CONFIG, config)
+            self._config = config
         data = self._packed()
         if data != self._last:
             self._tag = self._bucket.write(STATE, data)
