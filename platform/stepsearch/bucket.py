@@ -29,7 +29,7 @@ _ADDRESS = re.compile(
 )
 _REFUSED_CONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _MISSING = {"NoSuchKey", "404"}
-_BUSY = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling"}
+_BUSY = {"SlowDown", "RequestTimeout", "Throttling"}
 _LONGEST_PAUSE_S = 15.0
 
 
@@ -118,7 +118,7 @@ class Bucket:
         """Write an object; its tag. With `instead_of`, only in the place of the object with that
         tag, or, for an empty one, of none: else nothing is written and the answer is empty.
 
-        A server that knows no conditions writes in any case.
+        A server that ignores conditions writes in any case.
         """
         condition = {}
         if instead_of is not None:
@@ -208,6 +208,11 @@ class Bucket:
             ) from None
 
     def _problem(self, code: str, status: int) -> UserError:
+        if code == "NotImplemented":
+            return Refused(
+                "storage must be a bucket whose server knows conditional writes, "
+                f"got {str(self.url)!r}"
+            )
         if status >= 500 or status == 429 or code in _BUSY:
             return self._away(code or str(status))
         if code == "NoSuchBucket":

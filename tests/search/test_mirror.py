@@ -192,7 +192,7 @@ def test_what_trials_share_is_made_once(config: SearchConfig, go_to: GoTo, store
     made.with_suffix(".lock").touch()
     mirror.keep_cache()
     assert store.names() == {"team/.cache/digits/classifier.safetensors"}
-    assert names(STORAGE) == []
+    assert names(STORAGE) == [], "what is not a search is not shown as one"
     go_to("second")
     trial = Carrier(STORAGE, config.name, "0-0").bring(trial_of(config), alive)
     assert (trial.cache / "digits" / "classifier.safetensors").read_text() == "weights"

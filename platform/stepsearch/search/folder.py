@@ -178,6 +178,7 @@ class _Running(UserError):
 def names(storage: Place) -> list[str]:
     """The searches in a storage: in a folder oldest first, in a bucket by name."""
     if isinstance(storage, S3Url):
-        return [name for name in Bucket(storage).folders() if not name.startswith(".")]
+        bucket = Bucket(storage)
+        return [name for name in bucket.folders() if bucket.read(f"{name}/search.yaml")]
     files = storage.glob("*/search.yaml")
     return [f.parent.name for f in sorted(files, key=lambda f: f.stat().st_mtime)]

@@ -27,7 +27,7 @@ class Lease:
     """Held by one process at a time.
 
     It is taken and renewed by conditional writes: of two that try at the same moment one succeeds.
-    A server that knows no such writes leaves a gap of some milliseconds, in which both would.
+    A server that ignores the conditions leaves a gap of some milliseconds, in which both would.
     """
 
     def __init__(self, bucket: Bucket, seconds: float = SECONDS) -> None:
