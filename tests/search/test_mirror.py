@@ -131,10 +131,14 @@ def test_a_name_is_taken_on_all_machines(config: SearchConfig, go_to: GoTo) -> N
 def test_a_launch_that_was_cut_short_is_cleared_away_from_any_machine(
     config: SearchConfig, go_to: GoTo, store: Store
 ) -> None:
-    create(config)
-    go_to("second")
-    assert not has_begun(config)
-    assert store.names() == set()
+    for objects in (set(), {"team/small/search.yaml"}):
+        create(config)
+        for name in objects:
+            store.client.delete_object(Bucket=BUCKET, Key=name)
+        go_to("second")
+        assert not has_begun(config)
+        assert store.names() == set()
+        go_to("third")
 
 
 def test_a_file_for_mlflow_would_be_lost_and_is_refused(small: Small) -> None:

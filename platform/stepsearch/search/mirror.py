@@ -93,9 +93,12 @@ class BucketMirror(Mirror):
         self._tag, self._last, self._config = "", b"", b""
 
     def publish(self) -> None:
-        config = (self._folder / CONFIG).read_bytes()
-        if not self._bucket.write(CONFIG, config, instead_of=""):
-            raise taken(self.place)
+        """The state first: `has_begun` can clear away what is cut short between the two."""
+        data = self._packed()
+        if not self._bucket.write(STATE, data, instead_of=""):
+            found = self._bucket.read(STATE)
+            if found is None or found.data != data:  # else the answer had been lost
+                raise taken(self.place)
         self._put_state()
 
     def fetch(self) -> None:
