@@ -13,13 +13,14 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from stepsearch.config import Place
     from stepsearch.search.config import SearchConfig
     from stepsearch.search.remote import Remote
     from stepsearch.search.result import SearchResult
 
 DEFAULT = Path(__file__).parent / "search_spaces" / "speed_digits.yaml"
 CURVES = Path(__file__).parent / "benchmarks" / "curves" / "speed_digits.csv.gz"
-SEARCHES = Path("searches")
+SEARCHES = "searches"
 USER_ERROR, INTERRUPTED = 2, 130
 CODE = ("run_search", "search_spaces", "trainers", "stepsearch")
 """What a search needs on a cluster."""
@@ -57,7 +58,8 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="change a key of FILE; can be repeated"),
 ]
 Storage = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="the folder that holds all searches")
+    str,
+    typer.Option(metavar="FOLDER", help="the folder that holds all searches, or s3://bucket/..."),
 ]
 Address = Annotated[
     str | None,
@@ -193,7 +195,7 @@ def cancel(name: Name, storage: Storage = SEARCHES, address: Server = None) -> N
         if _is_elsewhere(address):
             _remote(address).cancel(name)
         else:
-            cancel(SearchFolder.find(storage.absolute(), name))
+            cancel(SearchFolder.find(_place(storage), name))
     again = "submit FILE.yaml" if _is_elsewhere(address) else f"resume {name}"
     console.print(f"search {name} has stopped; `{again}` goes on with it", soft_wrap=True)
 
@@ -277,7 +279,7 @@ def status(
     from stepsearch.search.folder import names
     from stepsearch.search.result import SearchResult
 
-    found = [name] if name else names(storage)
+    found = [name] if name else names(_place(storage))
     for each in found:
         show_report(SearchResult.read(recorded(each, storage)), console)
     if not found:
@@ -324,7 +326,7 @@ def ui(
     from stepsearch.tracking import ui_command
 
     config = recorded(name, storage)
-    command = ui_command(config.tracking, config.storage, port=port)
+    command = ui_command(config.tracking, config.home, port=port)
     page = SearchFolder.find(config.storage, name).page
     table = page.read_text() if page.exists() else ""
     console.print(f"open http://127.0.0.1:{port}/{table} (Ctrl-C ends it)", soft_wrap=True)
@@ -373,7 +375,7 @@ def doctor(
 
     with console.status("looking around"):
         named = parse(TrackingConfig, {"uri": tracking})
-        findings = examine(address, storage.absolute(), named)
+        findings = examine(address, _place(storage), named)
     show_findings(findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -525,7 +527,7 @@ def load(file: Path, sets: list[str]) -> SearchConfig:
     return _parse(_read(file, sets))
 
 
-def recorded(name: str, storage: Path) -> SearchConfig:
+def recorded(name: str, storage: str | Path) -> SearchConfig:
     """What a search was launched with; its space and trainer are plain data, nothing is loaded."""
     from stepsearch.config import parse
     from stepsearch.search.config import SearchConfig
@@ -533,7 +535,7 @@ def recorded(name: str, storage: Path) -> SearchConfig:
     return parse(SearchConfig, _recorded(name, storage))
 
 
-def find(name: str, storage: Path) -> SearchConfig:
+def find(name: str, storage: str | Path) -> SearchConfig:
     """What a search was launched with, ready to be run."""
     return _parse(_recorded(name, storage))
 
@@ -596,11 +598,24 @@ def _named(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-def _recorded(name: str, storage: Path) -> dict[str, Any]:
+def _recorded(name: str, storage: str | Path) -> dict[str, Any]:
     from stepsearch.search.folder import SearchFolder
 
-    folder = SearchFolder.find(storage.absolute(), name)
-    return folder.read_config() | {"storage": storage}  # it may have been moved
+    place = _place(storage)
+    folder = SearchFolder.find(place, name)
+    return folder.read_config() | {"storage": place}  # it may have been moved
+
+
+def _place(storage: str | Path) -> Place:
+    from stepsearch.bucket import S3Url
+    from stepsearch.errors import UserError
+
+    if "://" not in str(storage):
+        return Path(storage).absolute()
+    try:
+        return S3Url.parse(str(storage))
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _follow(begin: Any, config: SearchConfig) -> None:

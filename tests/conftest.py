@@ -20,6 +20,7 @@ import pytest
 from stepsearch import cluster
 from stepsearch.tracking import TrackingConfig, ui_command
 from stepsearch.tracking.client import connect
+from tests.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -178,3 +179,19 @@ def start_server(
 def server(start_server: StartServer) -> Server:
     """Running; a test that kills it starts it again."""
     return start_server()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    server = Store(tmp_path_factory.mktemp("s3") / "server.log")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def store(s3_server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An S3 server with an empty bucket; who may use it is in this environment, as on a machine
+    that has not seen it before."""
+    s3_server.enter(monkeypatch, tmp_path / "machine")
+    s3_server.empty()
+    return s3_server

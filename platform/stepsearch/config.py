@@ -5,10 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
+from stepsearch.bucket import S3Url
 from stepsearch.errors import UserError
 
 C = TypeVar("C", bound="Config")
@@ -69,6 +79,18 @@ def _without_nul(value: Any) -> Any:
 
 AbsolutePath = Annotated[Path, BeforeValidator(_without_nul), AfterValidator(_absolute)]
 """A path that does not depend on where a process runs; `~` is the user's home."""
+
+
+def _place(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
+    is_address = isinstance(value, str) and "://" in value
+    return S3Url.parse(value) if is_address else as_path(value)
+
+
+if TYPE_CHECKING:
+    Place = Path | S3Url
+else:
+    Place = Annotated[AbsolutePath, WrapValidator(_place), PlainSerializer(str, when_used="json")]
+"""Where searches lie: a folder, or `s3://bucket/prefix`."""
 
 
 def parse(model: type[C], data: Any, where: str = "") -> C:

@@ -21,6 +21,13 @@ LINES = [
     (SearchConfig, {"name": "x" * 101},
      f"name must be a string of 100 or fewer characters, got '{'x' * 101}'"),
     (SearchConfig, {"storage": None}, "storage must be a path, got None"),
+    (SearchConfig, {"storage": "gs://bucket/a"},
+     "storage must be a folder or s3://bucket/prefix, without credentials (AWS_ACCESS_KEY_ID and "
+     "AWS_SECRET_ACCESS_KEY or ~/.aws hold them; AWS_ENDPOINT_URL names another server than "
+     "Amazon's), got 'gs://...'"),
+    (SearchConfig, {"storage": "s3://bucket/a", "tracking": {"uri": "sqlite:////a/mlflow.db"}},
+     "tracking.uri must name an MLflow server (http://...) where storage is a bucket, "
+     "got 'sqlite:////a/mlflow.db': a file would be lost with this machine"),
     (SearchConfig, {"cluster": ""}, "cluster must be a string of 1 or more characters, got ''"),
     (SearchConfig, {"seed": -1}, "seed must be at least 0, got -1"),
     (SearchConfig, {"seed": 2**31}, "seed must be less than 2147483648, got 2147483648"),

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from stepsearch.bucket import S3Url
 from stepsearch.search import doctor
 from stepsearch.search.doctor import Finding, examine
 from stepsearch.search.nodes import compare, look_around
 from tests.conftest import Server, free_port
 from tests.search.conftest import Drive, Small
 from tests.search.test_nodes_go import Nodes
+from tests.store import BUCKET, Store
 
 
 def test_a_healthy_machine_gets_one_good_line_for_each_thing(
@@ -67,6 +69,20 @@ def test_a_diffusers_that_breaks_on_import_is_found(
     finding = doctor._denoiser()
     assert not finding.ok
     assert "RuntimeError: operator torchvision::nms does not exist" in finding.says
+
+
+def test_a_bucket_is_examined_from_every_node(ray_cluster: None, store: Store) -> None:
+    """The cluster was started without the keys that the driver has."""
+    findings = {f.what.split()[0]: f for f in examine("local", S3Url(f"s3://{BUCKET}/team"))}
+    assert findings["storage"] == Finding(True, "storage", f"s3://{BUCKET}/team can be written")
+    assert "mlflow" not in findings
+    assert not findings["node"].ok
+    assert findings["node"].says.startswith("cannot use the storage: storage must be a bucket")
+    wrong = {f.what.split()[0]: f for f in examine("local", S3Url("s3://nowhere/team"))}
+    assert not wrong["storage"].ok
+    assert wrong["storage"].says.startswith("storage must be a bucket that exists")
+    assert wrong["node"].ok
+    assert store.names() == set()
 
 
 def test_a_python_file_in_the_source_root_is_found(tmp_path: Path) -> None:

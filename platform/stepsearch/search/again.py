@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,11 +16,12 @@ def has_begun(config: SearchConfig) -> bool:
     What a launch left that was killed before its first trial is removed, so that it can be
     launched anew. Raises UserError if another driver is about to begin it.
     """
-    folder = SearchFolder(config.folder)
+    folder = SearchFolder.of(config.storage, config.name)
+    folder.refresh()
     if folder.trials.exists() or not folder.is_one:
         return folder.trials.exists()
     with folder.locked():
-        shutil.rmtree(folder.path)
+        folder.mirror.remove()
     return False
 
 

@@ -118,7 +118,7 @@ def _places(result: SearchResult) -> RenderableType:
     if any(result.ledger.spent.values()):
         config, spent = result.config, result.ledger.spent
         text.append(f"Spent: {in_words(spent, config.budget, config.prices)}\n")
-    text.append(f"Everything is in {result.folder.path}")
+    text.append(f"Everything is in {result.folder.mirror.place}")
     if result.waiting:
         wait = f"{result.waiting} records wait for MLflow"
         text.append(f"\n{wait}; `resume {result.config.name}` sends them", style="yellow")

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from stepsearch.bucket import S3Url
 from stepsearch.cluster import LanesConfig
-from stepsearch.config import AbsolutePath, Config, merge, parse
+from stepsearch.config import Config, Place, merge, parse
 from stepsearch.errors import UserError
 from stepsearch.study import AnyOptunaSampler, Objective, TpeConfig
 from stepsearch.tracking import TrackingConfig
@@ -83,8 +84,10 @@ class SearchConfig(Config):
     name: Name
     space: Any
     trainer: Any
-    storage: AbsolutePath = Field(
-        Path("searches"), description="folder that holds all searches", validate_default=True
+    storage: Place = Field(
+        Path("searches"),
+        description="folder or s3://bucket/prefix that holds all searches",
+        validate_default=True,
     )
     cluster: str = Field("local", min_length=1, description="`local`, `auto` or a Ray address")
     seed: int = Field(0, ge=0, lt=2**31)
@@ -112,6 +115,15 @@ class SearchConfig(Config):
     @model_validator(mode="after")
     def _priced(self) -> SearchConfig:
         _check_prices(self.budget, self.prices)
+        return self
+
+    @model_validator(mode="after")
+    def _recorded(self) -> SearchConfig:
+        if isinstance(self.storage, S3Url) and not self.tracking.is_server:
+            raise ValueError(
+                "tracking.uri must name an MLflow server (http://...) where storage is a bucket, "
+                f"got {self.tracking.uri!r}: a file would be lost with this machine"
+            )
         return self
 
     def resolved(self) -> SearchConfig:
@@ -158,9 +170,14 @@ class SearchConfig(Config):
         )
 
     @property
+    def home(self) -> Path:
+        """The folder of this machine that holds the searches, or copies of a bucket's."""
+        return self.storage.home if isinstance(self.storage, S3Url) else self.storage
+
+    @property
     def folder(self) -> Path:
         """Everything that this search leaves behind, the MLflow store aside."""
-        return self.storage / self.name
+        return self.home / self.name
 
 
 def _check_prices(budget: BudgetConfig, prices: PricesConfig | None) -> None:

@@ -17,9 +17,12 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
+from stepsearch.bucket import S3Url
+from stepsearch.config import Place
 from stepsearch.errors import UserError
-from stepsearch.search.machine import existing, free_bytes, probe_file
+from stepsearch.search.machine import existing, free_bytes
 from stepsearch.search.nodes import Finding, examine_cluster
+from stepsearch.search.probe import probing
 from stepsearch.tracking import TrackingConfig
 from stepsearch.tracking.client import answering, connect
 
@@ -40,25 +43,32 @@ def show_findings(findings: Sequence[Finding], console: Console) -> None:
         console.print(mark, Text(f"{finding.what}: {finding.says}"), soft_wrap=True)
 
 
-def examine(address: str, storage: Path, tracking: TrackingConfig = _OWN_STORE) -> list[Finding]:
+def examine(address: str, storage: Place, tracking: TrackingConfig = _OWN_STORE) -> list[Finding]:
     """Examine this environment, the storage, MLflow and every node of the cluster at `address`.
 
     This machine is taken for the driver's, and so must reach MLflow; of the nodes it is only told.
     Leaves nothing behind: a probe file in the storage is removed again.
     """
     server = tracking.uri if (tracking.uri or "").startswith("http") else None
-    findings = [*_packages(), _denoiser(), _source_root(_CODE), _disk(storage)]
-    folder = existing(storage)
+    home = storage.home if isinstance(storage, S3Url) else storage
+    findings = [*_packages(), _denoiser(), _source_root(_CODE), _disk(home)]
+    place = storage if isinstance(storage, S3Url) else existing(storage)
     with ExitStack() as opened:
         try:
-            probe = opened.enter_context(probe_file(folder))
+            probe = opened.enter_context(probing(place))
         except OSError as error:
-            problem = f"{folder} cannot be written ({error.strerror}): name another with --storage"
-            rest = examine_cluster(address, server=server)
-            return [*findings, Finding(False, "storage", problem), *rest]
-        writable = Finding(True, "storage", f"{folder} can be written")
-        mlflow = _answers(tracking.uri) if tracking.uri else _store(storage)
-        return [*findings, writable, mlflow, *examine_cluster(address, probe, server)]
+            problem = f"{place} cannot be written ({error.strerror}): name another with --storage"
+            findings.append(Finding(False, "storage", problem))
+            return findings + examine_cluster(address, server=server)
+        except UserError as error:
+            findings.append(Finding(False, "storage", str(error)))
+            return findings + examine_cluster(address, server=server)
+        findings.append(Finding(True, "storage", f"{place} can be written"))
+        if tracking.uri:
+            findings.append(_answers(tracking.uri))
+        elif isinstance(storage, Path):  # a search in a bucket needs a server for its records
+            findings.append(_store(storage))
+        return findings + examine_cluster(address, probe, server)
 
 
 def _packages() -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -37,6 +36,8 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
     KeyboardInterrupt. Raises UserError, with nothing left behind, for a wrong configuration.
     """
     config.space.check(config.trainer.facts())
+    there = SearchFolder.of(config.storage, config.name)
+    there.refresh()
     with ExitStack() as opened:
         connection = opened.enter_context(cluster.connecting(config.cluster, _code(config)))
         config.trainer.check(config.lanes.workers)
@@ -44,9 +45,9 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
         earlier = (
             SearchFolder.find(config.storage, config.warm_start) if config.warm_start else None
         )
-        folder = SearchFolder.create(config.folder, config)
+        folder = SearchFolder.create(there.path, config, there.mirror)
         undo = opened.enter_context(ExitStack())
-        undo.callback(shutil.rmtree, folder.path)
+        undo.callback(folder.mirror.remove)
         opened.enter_context(folder.locked())
         study = Study.create(
             folder.study,
@@ -114,7 +115,7 @@ class _Driver:
         from stepsearch.search.engine import Engine  # imports Ray, whose settings are made now
         from stepsearch.search.shared_storage import check_shared
 
-        check_shared(folder.path)
+        check_shared(folder.mirror.place)
         shape = cluster.fit_lanes(config.lanes, cluster.resources())
         check_budget(config.budget, config.prices, shape)
         self._shape, self._engine = shape, Engine(config, shape, folder)
@@ -130,11 +131,13 @@ class _Driver:
 
     def run(self) -> SearchResult:
         """From the first trial to the last record."""
-        config, engine = self._config, self._engine
+        config, engine, folder = self._config, self._engine, self._folder
         board = self._board()
         self._view.show(board)
         try:
             self._start_search()
+            if folder.mirror.is_copy:  # the lanes take what all trials share from the storage
+                self._prepare()
             recorder = Recorder(
                 self._study,
                 self._tracker,
@@ -143,11 +146,12 @@ class _Driver:
                 self._view,
                 config.guards or {},
                 self._spending,
+                folder.mirror,
             )
             with (
                 stop_on_signal(engine.pause, self._view),
                 watching(engine, self._spending, board, self._view),
-                meanwhile(self._prepare, engine.pause),
+                meanwhile(self._work_beside, engine.pause),
             ):
                 self._run_trials(recorder)
             recorder.close()
@@ -158,10 +162,11 @@ class _Driver:
             self._tracker.end_search("interrupted")
             raise StepsearchError(
                 f"the search paused itself, its storage takes no more ({engine.full}): "
-                f"make room, then `resume {config.name}` goes on"
+                f"mend that, then `resume {config.name}` goes on"
             )
         result = SearchResult.read(config, interrupted=engine.paused)
         log_summary(self._tracker, result, time.monotonic() - self._begun)
+        folder.mirror.keep_ends()
         return closed(self._tracker, result)
 
     def _run_trials(self, recorder: Recorder) -> None:
@@ -181,15 +186,22 @@ class _Driver:
             self._engine.restart()
             self.agenda = Agenda(self._config, self._study, self._standings, self._spending)
 
-    def _prepare(self) -> None:
-        """Make what all trials share. They need it at their first milestone only, and the lanes
-        the CPUs until then."""
+    def _work_beside(self) -> None:
+        """What can wait until trials train. They need what they share at their first milestone
+        only, and the lanes the CPUs until then."""
         if not self._engine.has_begun():
             return
-        prepared = self._config.trainer.prepare(self._folder.cache)
-        self._tracker.log(self._tracker.search, prepared, step=0)
+        if not self._folder.mirror.is_copy:
+            self._prepare()
         if self._past:
             self._catch_up()
+
+    def _prepare(self) -> None:
+        """Make what all trials share."""
+        self._folder.mirror.bring_cache()
+        prepared = self._config.trainer.prepare(self._folder.cache)
+        self._folder.mirror.keep_cache()
+        self._tracker.log(self._tracker.search, prepared, step=0)
 
     def _catch_up(self) -> None:
         """Tell MLflow what an earlier driver did not come to tell of trials that have ended."""

@@ -23,9 +23,11 @@ from ray.exceptions import RayError
 from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from stepsearch.bucket import S3Url
 from stepsearch.cluster import LaneShape, draining_nodes
 from stepsearch.errors import StepsearchError
 from stepsearch.search.agenda import Agenda
+from stepsearch.search.carrier import Carrier
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.dispatcher import Dispatcher
 from stepsearch.search.folder import SearchFolder
@@ -70,6 +72,8 @@ class Engine:
         self._dispatcher = actor.remote(config.retries, shape.count, config.primary.name)
         self._cut_off, self._draining = threading.Event(), set[str]()
         held = [hold.seconds for hold in self.holds] or [0.0] * shape.count
+        storage = config.storage if isinstance(config.storage, S3Url) else None
+        carrier = Carrier(storage, config.name)
         self._lanes = [
             Lane(
                 i,
@@ -77,6 +81,7 @@ class Engine:
                 self._dispatcher,
                 shape,
                 self._folder.lanes,
+                carrier,
                 config.lanes.priority,
                 held[i],
             )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stepsearch.config import Config
+from stepsearch.bucket import Bucket, S3Url
+from stepsearch.config import Config, Place
 from stepsearch.errors import UserError
 from stepsearch.search.amounts import Amounts
 from stepsearch.search.files import dump_yaml, read_yaml, replace, to_yaml
+from stepsearch.search.mirror import BucketMirror, Mirror, taken
 
 
 class SearchFolder:
-    """The paths inside one search's folder.
+    """The paths inside one search's folder; `mirror` knows where else its content lies.
 
     search.yaml    the resolved configuration        history.jsonl   every metric of every report
     study.db       the Optuna study                  trials/003/     checkpoint, pictures, config
@@ -26,8 +29,9 @@ class SearchFolder:
     spent.json     hours, GPU-hours, money
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
         self.path = path
+        self.mirror = mirror or Mirror(path)
         self.config = path / "search.yaml"
         self.study = path / "study.db"
         self.history = path / "history.jsonl"
@@ -62,32 +66,45 @@ class SearchFolder:
         return self.trials / f"{number:03d}"
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> SearchFolder:
+    def of(cls, storage: Place, name: str) -> SearchFolder:
+        """Where a search of that name lies or would lie."""
+        if isinstance(storage, S3Url):
+            path = storage.home / name
+            return cls(path, BucketMirror(storage, path))
+        return cls(storage / name)
+
+    @classmethod
+    def create(cls, path: Path, config: Config, mirror: Mirror | None = None) -> SearchFolder:
         """Make the folder of a new search and write its configuration, or nothing at all.
 
         Raises UserError when the name is taken or the storage cannot be written.
         """
+        folder = cls(path, mirror)
+        folder.refresh()
         if path.exists():
-            raise UserError(
-                f"name must be new, got {path.name!r}, which exists in {path.parent}: "
-                f"`resume {path.name}` goes on with it"
-            )
+            raise taken(folder.mirror.place)
         text = dump_yaml(config)
         try:
             path.mkdir(parents=True)
             replace(path / ".id", f"{path.name}-{uuid.uuid4().hex[:8]}")
-            replace(path / "search.yaml", text)
+            replace(folder.config, text)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
                 f"storage must be a folder that can be written, got {str(path.parent)!r}: {reason}"
             ) from None
-        return cls(path)
+        try:
+            folder.mirror.publish()
+        except BaseException:
+            shutil.rmtree(path)
+            raise
+        return folder
 
     @classmethod
-    def find(cls, storage: Path, name: str) -> SearchFolder:
+    def find(cls, storage: Place, name: str) -> SearchFolder:
         """The folder of an existing search. Raises UserError with the names that there are."""
-        folder = cls(storage / name)
+        folder = cls.of(storage, name)
+        folder.refresh()
         if not folder.config.exists():
             known = ", ".join(names(storage)) or "none yet"
             raise UserError(f"search must be one of those in {storage} ({known}), got {name!r}")
@@ -110,18 +127,36 @@ class SearchFolder:
         replace(self.config, to_yaml(data | {"budget": now}))
         return True
 
+    def refresh(self) -> None:
+        """Read it as it is now in the storage; the copy of a driver on this machine is that."""
+        if not self.mirror.is_copy:
+            return
+        with suppress(_Running), self._locked_here():
+            try:
+                self.mirror.fetch()
+            finally:
+                if not self.config.exists():
+                    shutil.rmtree(self.path)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the search for this process: two drivers would spoil each other's records."""
+        with self._locked_here(), self.mirror.held():
+            yield
+
+    @contextmanager
+    def _locked_here(self) -> Iterator[None]:
         import fcntl
 
+        if self.mirror.is_copy:
+            _make(self.path)
         file = self.path / ".lock"
         file.touch()
         with file.open("r+") as lock:  # who comes too late must not empty it
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
+                raise _Running(
                     f"search {self.path.name!r} must not be running already: another driver has it"
                 ) from None
             lock.write(f"{os.getpid()} {socket.gethostname()}\n")
@@ -147,7 +182,24 @@ class SearchFolder:
         return None
 
 
-def names(storage: Path) -> list[str]:
-    """The searches in a storage folder, oldest first."""
+def _make(copy: Path) -> None:
+    try:
+        copy.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            "XDG_CACHE_HOME, or else HOME, must name a folder that can be written: "
+            f"{copy}: {error.strerror}"
+        ) from None
+
+
+class _Running(UserError):
+    """Another process of this machine has the search."""
+
+
+def names(storage: Place) -> list[str]:
+    """The searches in a storage: in a folder oldest first, in a bucket by name."""
+    if isinstance(storage, S3Url):
+        bucket = Bucket(storage)
+        return [name for name in bucket.folders() if bucket.read(f"{name}/search.yaml")]
     files = storage.glob("*/search.yaml")
     return [f.parent.name for f in sorted(files, key=lambda f: f.stat().st_mtime)]

@@ -17,14 +17,16 @@ import ray.train.collective
 from ray import cloudpickle
 from ray.exceptions import RayError
 
+from stepsearch.bucket import Refused
 from stepsearch.cluster import LaneShape
 from stepsearch.errors import Diverged, OutOfMemory, storage_is_full
+from stepsearch.search.carrier import Carrier
 from stepsearch.search.dispatcher import DIED
 from stepsearch.search.hold import Hold
 from stepsearch.search.job import Group
 from stepsearch.search.lane_trainer import LaneTrainer
 from stepsearch.search.priorities import lane_name, lanes_in_want
-from stepsearch.search.trial import Report, Run, Trainer, Trial
+from stepsearch.search.trial import Run, Trainer, Trial
 
 if TYPE_CHECKING:
     from stepsearch.diffusion.workers import Workers
@@ -48,6 +50,7 @@ class Lane(threading.Thread):
         dispatcher: Any,
         shape: LaneShape,
         folder: Path,
+        carrier: Carrier,
         priority: int = 0,
         held_s: float = 0.0,
     ) -> None:
@@ -64,6 +67,7 @@ class Lane(threading.Thread):
                 "lane": number,
                 "trainer": cloudpickle.dumps(trainer),  # opened by the lane's workers
                 "dispatcher": dispatcher,
+                "carrier": cloudpickle.dumps(carrier),
                 "threads": max(1, int(shape.cpus)),
             },
             scaling_config=ray.train.ScalingConfig(
@@ -133,16 +137,30 @@ def _cause(error: Exception) -> str:
 class _LaneReport:
     """The `Report` of a trial on a lane."""
 
-    def __init__(self, dispatcher: Any, group: Group, number: int, rank: int) -> None:
+    def __init__(
+        self, dispatcher: Any, group: Group, number: int, rank: int, carrier: Carrier
+    ) -> None:
         self._dispatcher, self._trial, self._rank = dispatcher, (group, number), rank
+        self._carrier, self._images_seen = carrier, 0
 
     def __call__(self, metrics: Mapping[str, float]) -> bool:
         images_seen = int(metrics["images_seen"])
+        self.save()
         said = dict(metrics) if self._rank == 0 else None
         return bool(ray.get(self._dispatcher.report.remote(*self._trial, said, images_seen)))
 
     def progress(self, images_seen: int) -> bool:
+        self._images_seen = images_seen
         return bool(ray.get(self._dispatcher.tick.remote(*self._trial, images_seen)))
+
+    def alive(self) -> None:
+        """A sign of life while the storage is waited for."""
+        self.progress(self._images_seen)
+
+    def save(self) -> None:
+        """Bring what the trainer has written to the storage; rank 0 writes for all."""
+        if self._rank == 0:
+            self._carrier.save(self.alive)
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -162,23 +180,32 @@ def _work(config: dict[str, Any]) -> None:
     trainer, index = cloudpickle.loads(config["trainer"]), 0
     trainer.warm_up()
     dispatcher, group = config["dispatcher"], (config["lane"], incarnation)
+    carrier = cloudpickle.loads(config["carrier"])
+    carrier.worker = f"{config['lane']}-{workers.rank}"
     node = ray.get_runtime_context().get_node_id()
     while sealed := ray.get(dispatcher.next_trial.remote(group, index, node)):
         trial = cloudpickle.loads(sealed)
-        report = _LaneReport(dispatcher, group, trial.number, workers.rank)
-        outcome, reason, error = _train(trainer.run, trial, report, workers)
+        report = _LaneReport(dispatcher, group, trial.number, workers.rank, carrier)
+        outcome, reason, error = _train(trainer.run, trial, report, workers, carrier)
         ray.get(dispatcher.leave.remote(group, trial.number, outcome, reason))
         if error is not None:  # Ray Train builds a new worker group, with fresh processes
             raise error
         index += 1
+    carrier.clear()
 
 
 def _train(
-    run: Run, trial: Trial, report: Report, workers: Workers
+    run: Run, trial: Trial, report: _LaneReport, workers: Workers, carrier: Carrier
 ) -> tuple[str | None, str | None, Exception | None]:
     """Run one trial; how it ended, why, and the error if it was an unexpected one."""
     try:
-        run(trial, report, workers)
+        here = carrier.bring(trial, report.alive)
+        try:
+            run(here, report, workers)
+        finally:
+            report.save()
+    except Refused as error:
+        return "full", str(error), None
     except Diverged as error:
         return "diverged", str(error), None
     except OutOfMemory as error:

@@ -13,6 +13,7 @@ from rich.filesize import decimal
 
 from stepsearch.cluster import connect
 from stepsearch.errors import UserError
+from stepsearch.search.probe import read
 from stepsearch.shipping import fingerprint, packages_of
 from stepsearch.tracking.reach import obstacle
 
@@ -39,21 +40,23 @@ class Equipment:
     """Whether its torch was built for GPUs."""
     free_bytes: int
     probe: str | None
-    """The probe file's content; None where it is not seen."""
+    """What the probe says; None where it is not seen."""
+    why: str = ""
+    """Why a bucket is not seen."""
     mlflow: str | None = None
     """What keeps it from the MLflow server that was named."""
 
 
 def examine_cluster(
-    address: str, probe: Path | None = None, server: str | None = None
+    address: str, probe: Path | str = "", server: str | None = None
 ) -> list[Finding]:
     """Start or join the cluster and look around on each node.
 
-    `probe` is a file in the storage, `server` the MLflow server's address.
+    `probe` lies in the storage, `server` is the MLflow server's address.
     """
     try:
         with connect(address, code=packages_of()):
-            return list(_examine(str(probe or ""), server))
+            return list(_examine(str(probe), server))
     except (UserError, RuntimeError) as error:  # RuntimeError: the cluster has another Ray
         return [Finding(False, "cluster", str(error).splitlines()[0])]
 
@@ -94,16 +97,24 @@ def _examine(probe: str, server: str | None) -> Iterator[Finding]:
 
 def look_around(probe: str, server: str | None = None) -> Equipment:
     """The equipment of the machine that runs this."""
-    seen = Path(probe) if probe else Path.cwd()
+    folder, (seen, why) = Path(probe).parent, _look_for(probe)
     return Equipment(
         versions={"python": ".".join(map(str, sys.version_info[:3]))}
         | {name: _version(name) for name in _COMPARED}
         | {"stepsearch's source": fingerprint("stepsearch")},
         cuda=_has_cuda(),
-        free_bytes=shutil.disk_usage(seen.parent if seen.parent.exists() else "/").free,
-        probe=seen.read_text() if seen.is_file() else None,
+        free_bytes=shutil.disk_usage(folder if folder.exists() else "/").free,
+        probe=seen,
+        why=why,
         mlflow=obstacle(server) if server else None,
     )
+
+
+def _look_for(probe: str) -> tuple[str | None, str]:
+    try:
+        return read(probe), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def compare(
@@ -120,7 +131,9 @@ def compare(
     ]
     if gpus and not there.cuda:
         problems.append("has GPUs and a torch without CUDA: install the CUDA build of torch there")
-    if there.probe != here.probe:
+    if there.why:
+        problems.append(f"cannot use the storage: {there.why}")
+    elif there.probe != here.probe:
         problems.append("does not see the storage: name a folder that all nodes share")
     yield from (Finding(False, name, problem) for problem in problems)
     if not problems:

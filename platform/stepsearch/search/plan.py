@@ -18,6 +18,7 @@ from stepsearch.errors import Diverged, UserError
 from stepsearch.search.amounts import check_budget
 from stepsearch.search.board import describe
 from stepsearch.search.config import BudgetConfig, SearchConfig, TrialSchedulerConfig
+from stepsearch.search.folder import SearchFolder
 from stepsearch.search.forecast import budgets, estimate
 from stepsearch.search.machine import free_bytes, local_resources
 from stepsearch.search.trial import Cost
@@ -103,7 +104,9 @@ def _configuration(config: SearchConfig, width: int) -> RenderableType:
         data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=width - 30
     )
     notes = []
-    if config.folder.exists():
+    folder = SearchFolder.of(config.storage, config.name)
+    folder.refresh()
+    if folder.path.exists():
         note = f"{config.name!r} exists: `resume {config.name}` goes on with it"
         notes = [Text(f"{note}, `run` wants a new name", style="yellow")]
     return _section("configuration", Text(text.rstrip()), *notes)

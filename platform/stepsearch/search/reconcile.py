@@ -59,7 +59,7 @@ def compare(
     """
     history = History(folder.history)
     held = held_trials(
-        config.tracking, config.storage, search_id=folder.id, metric=config.primary.name
+        config.tracking, config.home, search_id=folder.id, metric=config.primary.name
     )
     for record in records:
         run = Run(tracker.search.search_id, record.number)

@@ -9,6 +9,7 @@ from typing import Any
 from stepsearch.search.board import Board, Entry, View, describe
 from stepsearch.search.history import History, Metrics
 from stepsearch.search.leaderboard import BASELINE, PROPOSAL, guard_excess
+from stepsearch.search.mirror import Mirror
 from stepsearch.search.spending import Spending
 from stepsearch.search.trial import Trial
 from stepsearch.study import Proposal, Study
@@ -34,10 +35,11 @@ class Recorder:
         view: View,
         guards: Mapping[str, float],
         spending: Spending,
+        mirror: Mirror,
     ) -> None:
         self._study, self._tracker = study, tracker
         self._history, self._board, self._view = history, board, view
-        self._guards, self._spending = guards, spending
+        self._guards, self._spending, self._mirror = guards, spending, mirror
         self._objectives = study.settings.objectives
         self._primary = self._objectives[0]
         self._runs: dict[int, tuple[Run, Trial]] = {}
@@ -62,6 +64,7 @@ class Recorder:
         self._board.entries[trial.number] = Entry(
             trial.number, label, role, images_seen=max(seen, default=0)
         )
+        self._mirror.keep()
 
     def reported(self, number: int, images_seen: int, metrics: Metrics) -> None:
         """A trial has reached a milestone."""
@@ -72,6 +75,7 @@ class Recorder:
             return
         entry = self._board.entries[number]
         entry.images_seen, entry.value = images_seen, value
+        self._mirror.keep()
 
     def ended(
         self, number: int, outcome: Any, reason: str | None, infeasible: str | None = None
@@ -85,6 +89,7 @@ class Recorder:
         self._tracker.end_trial(run, outcome, reason)
         if outcome != "interrupted":
             self._tell(number, outcome, reason, infeasible)
+            self._mirror.keep()
             self._artist.submit(self._illustrate, run, trial)
         entry = self._board.entries[number]
         entry.state = outcome
@@ -113,7 +118,9 @@ class Recorder:
 
     def _illustrate(self, run: Run, trial: Trial) -> None:
         try:
+            self._mirror.bring_trial(trial.number)
             trial.config.illustrate(trial.folder)
+            self._mirror.keep_files(trial.folder / "pictures")
             self._tracker.log_artifacts(run, trial.folder / "pictures", "pictures")
         except (OSError, ValueError) as error:  # a picture is no reason to lose a record
             self._view.say(f"trial {trial.number}: no pictures, {type(error).__name__}: {error}")

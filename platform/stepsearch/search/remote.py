@@ -55,7 +55,7 @@ class Remote:
             self._tell(f"job {job} goes on without this command")
             raise
         if f"search {name}: " not in said:  # there was nothing left to do
-            return self.status(name, config.storage)
+            return self.status(name, str(config.storage))
         self._tell(said)
         self._console.print(f"job {job} at {self._server.address} runs it", soft_wrap=True)
         self._tell(
@@ -66,7 +66,7 @@ class Remote:
             )
         )
 
-    def status(self, name: str | None, storage: Path) -> None:
+    def status(self, name: str | None, storage: str) -> None:
         """Print where a search stands, as its own machine would; without a name, all of them."""
         if name is None:
             return self._list()
@@ -75,11 +75,11 @@ class Remote:
             self._tell(f"job {job.submission_id}: {job.status.value}{_why(job)}")
         return self._tell(said)
 
-    def ui(self, name: str, storage: Path) -> None:
+    def ui(self, name: str, storage: str) -> None:
         """Print where the trials of a search can be looked at."""
         self._tell(self._ask("ui", name, storage))
 
-    def export(self, name: str, storage: Path, trial: int | None, out: Path) -> None:
+    def export(self, name: str, storage: str, trial: int | None, out: Path) -> None:
         """Bring the bundle of a trial into the new folder `out`."""
         if out.exists():
             raise UserError(f"folder must not exist yet, got {str(out)!r}")
@@ -107,13 +107,14 @@ class Remote:
         self,
         what: str,
         name: str,
-        storage: Path,
+        storage: str,
         *words: str,
         until: Callable[[str], bool] = lambda said: False,
         then: Callable[[str, str], None] = lambda job, said: None,
     ) -> str:
         """What a short job on the head says, which sees the storage and runs the same code."""
-        where = str(storage) if storage.is_absolute() else self._latest(name).metadata[_STORAGE]
+        named = storage.startswith("/") or "://" in storage
+        where = storage if named else self._latest(name).metadata[_STORAGE]
         asked = ["answer", what, name, "--storage", where, "--to", self._server.address, *words]
         with TemporaryDirectory() as folder:
             shipping.copy(self._code, Path(folder))

@@ -68,6 +68,7 @@ class SearchResult:
         Raises UserError if that trial has not finished, or if `out` exists.
         """
         row = self._finished(trial)
+        self.folder.mirror.bring_trial(row.number, checkpoints=True)
         record = next(r for r in self.records if r.number == row.number)
         self.config.trainer_for(record.proposed).export(
             out,

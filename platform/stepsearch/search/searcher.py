@@ -61,8 +61,11 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED if done else None
         trial = self._make_trial(proposal)
         self._numbers[trial_id] = trial.number
+        with self._recording():
+            self._recorder.started(proposal, trial)
+        if self.failure is not None:
+            return None
         self._running.add(trial_id)
-        self._recorder.started(proposal, trial)
         sealed = cloudpickle.dumps(trial)
         try:
             ray.get(self._dispatcher.offer.remote(trial.number, trial.budget, sealed))

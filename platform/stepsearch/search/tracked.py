@@ -23,7 +23,7 @@ def closed(tracker: Tracker, result: SearchResult) -> SearchResult:
 def open_tracker(config: SearchConfig, folder: SearchFolder, *, resumed: bool) -> Tracker:
     return Tracker.open(
         config.tracking,
-        config.storage,
+        config.home,
         spool=folder.spool,
         resumed=resumed,
         search_id=folder.id,

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepsearch.cluster import fit_lanes
+from stepsearch.config import Place
 from stepsearch.search.config import SearchConfig, TrialSchedulerConfig
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.machine import local_resources
@@ -27,7 +28,7 @@ from stepsearch.study import RandomConfig
 YOURS, PLAIN = "your settings", "random, none stopped"
 
 
-def read_curves(source: str, storage: Path) -> Curves:
+def read_curves(source: str, storage: Place) -> Curves:
     """The curves in a file (.csv, .csv.gz), or those of a search in the storage."""
     if source.endswith((".csv", ".csv.gz")):
         return Curves.read(Path(source))

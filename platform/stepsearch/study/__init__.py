@@ -16,6 +16,7 @@ from stepsearch.study.samplers import (
 )
 from stepsearch.study.settings import StudySettings
 from stepsearch.study.spaces import Space, Suggest
+from stepsearch.study.storage import snapshot
 from stepsearch.study.stored import StoredStudy
 from stepsearch.study.study import Study
 
@@ -41,4 +42,5 @@ __all__ = [
     "Suggest",
     "TpeConfig",
     "TrialRecord",
+    "snapshot",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,13 @@ def readable(study: str) -> Iterator[None]:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or cause).splitlines() or [type(cause).__name__]
         raise UserError(f"study {study!r} must be one that can be read: {reason[0]}") from error
+
+
+def snapshot(file: Path) -> bytes:
+    """A study's file as it is now, what lies in its log included; others may be writing it."""
+    with closing(sqlite3.connect(file)) as study, closing(sqlite3.connect(":memory:")) as copy:
+        study.backup(copy)
+        return copy.serialize()
 
 
 def disconnect(database: BaseStorage) -> None:
