@@ -15,7 +15,6 @@ from stepsearch.sampling.timetuner.consistency import ConsistencySolver
 from stepsearch.sampling.timetuner.solver import Solver
 from stepsearch.sampling.timetuner.trajectories import UNIFORM, Trajectory, knots
 from stepsearch.sampling.timetuner.tuned_timesteps import quiet
-from stepsearch.strategies.base import PredictionType
 
 Kind = Literal[
     "ddim",
@@ -30,6 +29,8 @@ Kind = Literal[
     "cm",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_TARGETS = ("epsilon", "v_prediction", "sample")
+"""What diffusers' schedulers for variance-preserving processes take."""
 _INTEGERS = ("leading", "leading_1", "trailing", "linspace", "quadratic")
 _ENDS_ABOVE_ZERO = ("quadratic_continuous", "log_snr")
 _CLIPPING = ("ddpm", "analytic_ddim", "analytic_ddpm")
@@ -93,10 +94,9 @@ class SolverConfig(Config):
         """
         from diffusers import CMStochasticIterativeScheduler, DDPMScheduler
 
-        if prediction_type not in get_args(PredictionType):
+        if prediction_type not in _TARGETS:
             raise UserError(
-                f"prediction_type must be one of {', '.join(get_args(PredictionType))}, "
-                f"got {prediction_type!r}"
+                f"prediction_type must be one of {', '.join(_TARGETS)}, got {prediction_type!r}"
             )
         if self.kind == "cm":
             self.check(self.num_steps)
