@@ -1,11 +1,14 @@
 """Points of a space on another noise process: what is a position in time goes along."""
 
+import re
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 from scipy.special import expit
 
 from search_spaces import SPACES, TrainerFacts, space
+from search_spaces.ranges import FAMILIES, positions
 from stepsearch.diffusion.noise import EDMConfig, FlowConfig, VPConfig
 from stepsearch.strategies.carry import carry_time
 
@@ -46,6 +49,16 @@ def test_positions_are_parameters(kind):
     member = space({"kind": kind} | SPACE.get(kind, {}))
     suggested = {name for point in member.fixed(LINEAR) for name in point.params}
     assert member.positions().keys() <= suggested
+
+
+def test_the_guide_names_them_all():
+    page = (Path(__file__).parents[2] / "docs/warm-start.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", page, flags=re.MULTILINE)
+    named = {f"{kind}.{name}" for name, kinds in rows for kind in re.findall(r"`(\w+)`", kinds)}
+    assert named == set(positions(*FAMILIES))
+    assert carry_time(0.7, LEVELS[0], VPConfig(schedule="cosine").build().log_snr) == (
+        pytest.approx(0.95, abs=0.005)
+    )
 
 
 @pytest.mark.parametrize(

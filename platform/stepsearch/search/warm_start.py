@@ -12,7 +12,7 @@ from stepsearch.config import parse
 from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.folder import SearchFolder
-from stepsearch.search.leaderboard import BASELINE, EARLIER
+from stepsearch.search.leaderboard import BASELINE, EARLIER, REPEAT
 from stepsearch.search.result import SearchResult
 from stepsearch.search.trial import TrainerFacts
 from stepsearch.study import TrialRecord
@@ -85,7 +85,8 @@ class _Reader:
         finished = [record for record in result.records if record.outcome == "finished"]
         points = {record.number: self._point(record) for record in finished}
         fit = {number: point for number, point in points.items() if point is not None}
-        if all(r.attrs.get("role") == BASELINE for r in finished if r.number in fit):
+        roles = {r.attrs.get("role") for r in finished if r.number in fit}
+        if roles <= {BASELINE, REPEAT}:
             raise UserError(
                 f"warm_start must be a search with finished trials, besides its baseline, that "
                 f"are points of space {self._new.space.kind}, got {self._name!r} of space "
