@@ -156,7 +156,7 @@ def test_on_another_schedule_the_best_points_are_tried_again_at_the_same_noise(
         record = records[int(point.attrs["source"].removeprefix("first/"))]
         tau = carry_time(record.params["tau"], linear, cosine)
         assert point.params == {**record.params, "tau": tau}
-        assert point.label == f"trial {record.number} of first"
+        assert point.label == point.attrs["source"]
 
 
 def test_what_leaves_the_ranges_is_left_out(first: SearchConfig, second: Second) -> None:
@@ -219,7 +219,7 @@ def test_the_plan_shows_which_points_are_tried_again(first: SearchConfig, second
     config, page = second(COSINE, budget={"trials": 8}), io.StringIO()
     Console(file=page, width=120).print(_trials(config, beginning(config, found(config)), ""))
     lines = [line.split() for line in page.getvalue().splitlines()]
-    assert ["3", "trial", "4", "of", "first"] in [words[:5] for words in lines]
+    assert ["3", "first/4"] in [words[:2] for words in lines]
     assert ["4-7", "4", "proposals"] in [words[:3] for words in lines]
 
 
@@ -281,8 +281,11 @@ def test_a_search_over_something_else_is_refused(
         ),
         (
             {"trainer": None},
-            "warm_start must be a search with trainer denoising, "
-            "got 'first' with none in its search.yaml",
+            "warm_start must be a search with trainer denoising, got 'first' with none",
+        ),
+        (
+            {"trainer": {"kind": "denoising"}},
+            "trainer.noise must be in the search.yaml of 'first', got nothing",
         ),
         (
             {"trainer": {"kind": "denoising", "noise": {"timesteps": 3}}},

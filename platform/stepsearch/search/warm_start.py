@@ -32,12 +32,12 @@ class Known:
 
     @property
     def label(self) -> str:
-        return f"trial {self.trial} of {self.search}"
+        return f"{self.search}/{self.trial}"
 
     @property
     def attrs(self) -> dict[str, Any]:
         """What the study keeps of it."""
-        return {"source": f"{self.search}/{self.trial}", EARLIER: self.value}
+        return {"source": self.label, EARLIER: self.value}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class _Reader:
             raise UserError(
                 f"warm_start must be a search with finished trials, besides its baseline, that "
                 f"are points of space {self._new.space.kind}, got {self._name!r} of space "
-                f"{self._old.space['kind']}: none of {len(finished)} finished ones is"
+                f"{_kind(self._old.space)}: none of {len(finished)} finished ones is"
             )
         if self._measures_alike:
             return Earlier(self._name, result.folder.study, frozenset(fit), ())
@@ -154,11 +154,20 @@ class _Reader:
 
 
 def _trainer(config: SearchConfig, name: str, data: Any) -> Any:
-    """The earlier search's trainer, and so its noise process. Raises UserError without one."""
-    kind = data.get("kind") if isinstance(data, Mapping) else None
-    if kind != config.trainer.kind:
+    """The earlier search's trainer. Raises UserError without one, or without its noise process.
+
+    A default in the place of the process would carry every point to a wrong noise level.
+    """
+    if _kind(data) != config.trainer.kind:
         raise UserError(
             f"warm_start must be a search with trainer {config.trainer.kind}, "
-            f"got {name!r} with {kind or 'none in its search.yaml'}"
+            f"got {name!r} with {_kind(data)}"
         )
+    if "noise" in type(config.trainer).model_fields and "noise" not in data:
+        raise UserError(f"trainer.noise must be in the search.yaml of {name!r}, got nothing")
     return parse(type(config.trainer), data, where=f"{name}.trainer")
+
+
+def _kind(data: Any) -> str:
+    """Of a recorded space or trainer."""
+    return str(data.get("kind")) if isinstance(data, Mapping) else "none"
