@@ -5,15 +5,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 from pydantic import AfterValidator, ValidationInfo
+from scipy.special import expit, logit
 
 from stepsearch.config import Config
 from stepsearch.errors import UserError
 from stepsearch.search.trial import TrainerFacts
+from stepsearch.strategies import FloatArray
+from stepsearch.strategies.carry import carry_time
+from stepsearch.strategies.levels import log_snr
 
 Range = tuple[float, float]
+Position = Literal["share", "logit"]
+"""How a parameter says where in time something is: as t / T, or as its logit."""
 
 
 class Suggest(Protocol):
@@ -64,6 +71,28 @@ class SearchSpace(Config):
     def fixed(self, facts: TrainerFacts) -> list[FixedPoint]:
         """The uniform baseline, then those settings of the papers that lie in the space."""
 
+    def positions(self) -> Mapping[str, Position]:
+        """The parameters that are positions in time, and so stand for a noise level."""
+        return {}
+
+    def carried(
+        self, params: Mapping[str, Any], here: TrainerFacts, there: TrainerFacts
+    ) -> dict[str, Any]:
+        """A point that was found on the process of `here`, as the one that means the same `there`.
+
+        Positions in time go where the log-SNR is the same, all other parameters stay. It may lie
+        outside of the ranges.
+        """
+        levels, to = log_snr(here.alpha_bar), log_snr(there.alpha_bar)
+        if np.array_equal(levels, to):
+            return dict(params)
+        moved = {
+            name: _moved(params[name], kind, levels, to)
+            for name, kind in self.positions().items()
+            if name in params
+        }
+        return {**params, **moved}
+
     def check(self, facts: TrainerFacts) -> None:
         """Raise UserError when the space does not fit the trainer."""
         if facts.kind not in self.trainers:
@@ -71,6 +100,12 @@ class SearchSpace(Config):
             raise UserError(
                 f"space {self.kind!r} must be used with trainer {known}, got {facts.kind!r}"
             )
+
+
+def _moved(value: float, kind: Position, levels: FloatArray, to: FloatArray) -> float:
+    if kind == "share":
+        return carry_time(value, levels, to)
+    return float(logit(carry_time(float(expit(value)), levels, to)))
 
 
 def bounds(low: float, high: float, *, baseline: float | None = None) -> AfterValidator:

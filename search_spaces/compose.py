@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest, bounds
+from search_spaces.base import FixedPoint, Position, Range, SearchSpace, Suggest, bounds
 from search_spaces.ranges import (
     FAMILIES,
     SEARCHED_DENSITIES,
     SEARCHED_WEIGHTS,
     as_strategy,
     check_ranges,
+    positions,
     searched,
 )
 from stepsearch.search.trial import TrainerFacts
@@ -79,6 +81,9 @@ class ComposeSpace(SearchSpace):
             speed = {**params, "change_aware.lam": 0.6, "floor": 0.0}
             points.append(FixedPoint("SpeeD (paper)", speed))
         return [point for point in points if point.lies_in(self.ranges)]
+
+    def positions(self) -> Mapping[str, Position]:
+        return positions(*self.p, *self.w)
 
     def _part(
         self, trial: Suggest, name: str, kinds: tuple[str, ...], facts: TrainerFacts

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest
-from search_spaces.ranges import FAMILIES, as_strategy, check_ranges, searched
+from search_spaces.base import FixedPoint, Position, Range, SearchSpace, Suggest
+from search_spaces.ranges import FAMILIES, as_strategy, check_ranges, positions, searched
 from stepsearch.search.trial import TrainerFacts
 
 
@@ -55,3 +56,6 @@ class FamiliesSpace(SearchSpace):
                 numbers = {f"{kind}.{name}": value for name, value in at.items()}
                 points.append(FixedPoint(label, {"family": kind, **numbers}))
         return [point for point in points if point.lies_in(self.ranges)]
+
+    def positions(self) -> Mapping[str, Position]:
+        return positions(*self.families)

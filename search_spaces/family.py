@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest
-from search_spaces.ranges import FAMILIES, Number, Searched, as_strategy, check_ranges, searched
+from search_spaces.base import FixedPoint, Position, Range, SearchSpace, Suggest
+from search_spaces.ranges import (
+    FAMILIES,
+    Number,
+    Searched,
+    as_strategy,
+    check_ranges,
+    positions,
+    searched,
+)
 from stepsearch.search.trial import TrainerFacts
 from stepsearch.strategies import DENSITIES
 
@@ -79,6 +88,9 @@ class FamilySpace(SearchSpace):
         usual = {key: float(np.clip(at, *ranges[key])) for key, at in own[0].params.items()}
         baseline = FixedPoint("uniform", {**usual, name: uniform})
         return [baseline, *(point for point in own if point.lies_in(ranges))]
+
+    def positions(self) -> Mapping[str, Position]:
+        return positions(self.kind, prefix=False)
 
 
 def _way(kind: str) -> tuple[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -48,6 +49,11 @@ class PhaseSpace(SearchSpace):
             label = f"{point.label} for {self.images:,} images"
             points.append(FixedPoint(label, {**point.params, "images": self.images}))
         return points
+
+    def carried(
+        self, params: Mapping[str, Any], here: TrainerFacts, there: TrainerFacts
+    ) -> dict[str, Any]:
+        return self.first.carried(params, here, there)
 
     def check(self, facts: TrainerFacts) -> None:
         super().check(facts)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from search_spaces.base import Range, Suggest
+from search_spaces.base import Position, Range, Suggest
 from stepsearch.errors import UserError
 from stepsearch.search.trial import TrainerFacts
 from stepsearch.strategies import DENSITIES, WEIGHTS, strategy
@@ -19,6 +19,8 @@ class Number:
     low: float
     high: float
     log: bool = False
+    position: Position | None = None
+    """If it says where in time something is."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Family:
         return found
 
 
-_TAU, _K, _LAM = Number(0.2, 1), Number(1, 25, log=True), Number(0.5, 0.8)
+_TAU = Number(0.2, 1, position="share")
+_K, _LAM = Number(1, 25, log=True), Number(0.5, 0.8)
 FAMILIES: dict[str, Family] = {
     "speed": Family(
         {"tau": _TAU, "k": _K, "lam": _LAM}, {"SpeeD (paper)": {"tau": 0.7, "k": 5, "lam": 0.6}}
@@ -48,7 +51,7 @@ FAMILIES: dict[str, Family] = {
     "step": Family({"tau": _TAU, "k": _K}, {"SpeeD's density (paper)": {"tau": 0.7, "k": 5}}),
     "beta": Family({"a": Number(0.5, 1)}, {"B-TTDM": {"a": 0.8}}),
     "logit_normal": Family(
-        {"mean": Number(-1, 1), "std": Number(0.5, 1.5)},
+        {"mean": Number(-1, 1, position="logit"), "std": Number(0.5, 1.5)},
         {"logit-normal (SD3)": {"mean": 0, "std": 1}},
     ),
     "mode": Family({"scale": Number(-1, 1.75)}, {"mode (SD3)": {"scale": 1.29}}),
@@ -66,11 +69,15 @@ FAMILIES: dict[str, Family] = {
         {"Laplace (paper)": {"mu": 0, "b": 0.5}},
     ),
     "clts": Family(
-        {"mean": Number(0.1, 0.9), "std": Number(0.1, 0.5), "l": Number(0, 0.9)},
+        {
+            "mean": Number(0.1, 0.9, position="share"),
+            "std": Number(0.1, 0.5),
+            "l": Number(0, 0.9),
+        },
         {"CLTS (its end)": {"mean": 0.3, "std": 0.2, "l": 0.9}},
     ),
     "timestep_bias": Family(
-        {"multiplier": Number(0.25, 4, log=True), "begin": Number(0, 0.9)},
+        {"multiplier": Number(0.25, 4, log=True), "begin": Number(0, 0.9, position="share")},
         {"timestep bias (later)": {"multiplier": 2, "begin": 0.75}},
     ),
     "p2": Family(
@@ -104,6 +111,16 @@ Searched = Mapping[str, tuple[str, Number]]
 def searched(kind: str, prefix: str = "") -> dict[str, tuple[str, Number]]:
     """The numbers of a family by their names in a space."""
     return {prefix + name: (kind, number) for name, number in FAMILIES[kind].numbers.items()}
+
+
+def positions(*kinds: str, prefix: bool = True) -> dict[str, Position]:
+    """The numbers of these families that are positions in time, called family.number."""
+    return {
+        f"{kind}.{name}" if prefix else name: number.position
+        for kind in kinds
+        for name, number in FAMILIES[kind].numbers.items()
+        if number.position
+    }
 
 
 def check_ranges(ranges: Mapping[str, Range], numbers: Searched) -> None:

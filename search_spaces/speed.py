@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest, bounds
+from search_spaces.base import FixedPoint, Position, Range, SearchSpace, Suggest, bounds
 from stepsearch.search.trial import TrainerFacts
 from stepsearch.strategies import SpeedConfig
 
@@ -41,6 +42,9 @@ class SpeedSpace(SearchSpace):
         ]
         ranges = {"tau": self.tau, "k": self.k, "lam": self.lam}
         return [point for point in points if point.lies_in(ranges)]
+
+    def positions(self) -> Mapping[str, Position]:
+        return {"tau": "share"}
 
     def check(self, facts: TrainerFacts) -> None:
         super().check(facts)

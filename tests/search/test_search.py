@@ -143,7 +143,9 @@ def test_a_trial_that_raises_is_tried_again_and_then_is_an_error(small: Small) -
     assert all_cpus_are_free()
 
 
-def test_a_warm_start_learns_from_an_earlier_search(small: Small) -> None:
+def test_a_warm_start_learns_from_an_earlier_search_or_tries_its_points_again(
+    small: Small,
+) -> None:
     first = launch(small(name="first", trial_scheduler={"kind": "fifo"}, budget={"trials": 3}))
     second = launch(small(name="second", warm_start="first", budget={"trials": 2}))
     assert [record.number for record in first.records] == [0, 1, 2]
@@ -152,9 +154,17 @@ def test_a_warm_start_learns_from_an_earlier_search(small: Small) -> None:
         sources = [record.attrs["source"] for record in study.warm_started()]
     assert sources == ["first/0", "first/1", "first/2"]
     check_records_agree(second)
-    with pytest.raises(UserError, match=r"search must be one of those in .*\(first, second\)"):
-        launch(small(name="third", warm_start="nothing"))
-    assert not (second.config.storage / "third").exists()
+    cosine = {"noise": {"schedule": "cosine"}}
+    third = launch(small(cosine, name="third", warm_start="first", budget={"trials": 4}))
+    roles = [record.attrs.get("role") for record in third.records]
+    assert roles == ["baseline", "paper", "carried", None]
+    assert third.records[2].outcome == "finished", "others are compared with it: it is not stopped"
+    assert third.ranks is not None
+    assert third.ranks.pairs == 2
+    check_records_agree(third)
+    with pytest.raises(UserError, match=r"search must be one of .*\(first, second, third\)"):
+        launch(small(name="fourth", warm_start="nothing"))
+    assert not (second.config.storage / "fourth").exists()
 
 
 def test_several_objectives_with_early_stopping_on_the_first(small: Small) -> None:

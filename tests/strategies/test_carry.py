@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from stepsearch.diffusion.noise import EDMConfig, FlowConfig, VPConfig
 from stepsearch.strategies import DENSITIES, STRATEGIES, strategy
-from stepsearch.strategies.carry import carry_density, carry_weight
+from stepsearch.strategies.carry import carry_density, carry_time, carry_weight
 
 VP, EDM, FLOW = VPConfig().build(), EDMConfig().build(), FlowConfig().build()
 ZERO = VPConfig(zero_terminal_snr=True).build()
@@ -83,3 +83,39 @@ def test_a_carried_weight_is_that_of_the_strategy_built_there(kind, process, tar
         covered = np.abs(process.log_snr) < 6  # beyond, VP's timesteps lie far apart
         np.testing.assert_allclose(carried[covered], there[covered], rtol=0.02)
         assert np.all(np.isfinite(carried))
+
+
+@pytest.mark.parametrize("to", PROCESSES, ids=str)
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_a_position_in_time_is_as_noisy_on_the_other_process(share, to):
+    """0.7 of 1000 is halfway between timesteps 699 and 700."""
+    process = PROCESSES[to]
+    level = np.interp(share * VP.T - 0.5, np.arange(VP.T), VP.log_snr)
+    as_noisy = np.interp(-level, -process.log_snr, np.arange(process.T))
+    carried = carry_time(share, VP.log_snr, process.log_snr)
+    assert carried * process.T - 0.5 == pytest.approx(as_noisy, abs=0.1)
+
+
+def test_speeds_tau_of_the_linear_schedule_on_flow():
+    """flow's s = 1 / (1 + SNR^(1/2)) is (t + 1) / T."""
+    snr = np.exp((VP.log_snr[699] + VP.log_snr[700]) / 2)
+    t_plus_1 = 1000 / (1 + snr**0.5)
+    assert carry_time(0.7, VP.log_snr, FLOW.log_snr) == pytest.approx(t_plus_1 / 1000, abs=1e-3)
+
+
+@every_process
+def test_the_ends_of_time_are_its_ends_on_every_process(process):
+    assert carry_time(1, VP.log_snr, process.log_snr) == 1
+    assert carry_time(0, VP.log_snr, process.log_snr) == 0
+
+
+def test_a_position_beyond_the_other_process_is_at_its_end():
+    high = EDMConfig(sigma_max=1e5).build()
+    assert carry_time(0.99, high.log_snr, EDM.log_snr) == 1
+    assert carry_time(0.01, EDM.log_snr, VP.log_snr) == 0
+    assert carry_time(0.99, VP.log_snr, high.log_snr) < 0.9
+
+
+def test_a_position_comes_back():
+    there = carry_time(0.6, VP.log_snr, FLOW.log_snr)
+    assert carry_time(there, FLOW.log_snr, VP.log_snr) == pytest.approx(0.6, abs=1e-3)

@@ -106,8 +106,9 @@ def test_a_warm_start_adds_the_finished_trials_that_lie_in_the_space(make: Make)
     for value in (1.0, 2.0, 3.0, 4.0):
         run(old, wide, "finished", [value])
     run(old, wide, "error")
-    assert new.warm_start(old, narrow) == 2
-    assert new.warm_start(old, narrow) == 0
+    assert new.warm_start(old, narrow, [0]) == 1
+    assert new.warm_start(old, narrow, range(5)) == 1
+    assert new.warm_start(old, narrow, range(5)) == 0
     assert new.trials() == []
     records = new.warm_started()
     assert [t.params for t in records] == [{"x": 0.25, "k": "a"}, {"x": 0.5, "k": "b"}]
@@ -124,16 +125,16 @@ def test_a_warm_start_adds_the_finished_trials_that_lie_in_the_space(make: Make)
 def test_a_warm_start_needs_the_same_objectives_and_constraints(make: Make, line: Space) -> None:
     old, bounded = make("tpe"), make("tpe", constraints=["vram"])
     run(old, line, "finished", [1.0])
-    assert bounded.warm_start(old, line) == 0
+    assert bounded.warm_start(old, line, [0]) == 0
     with pytest.raises(
         UserError, match=r"warm_start must have objectives .*kid.* got .*fd_digits"
     ):
-        make("tpe", "kid").warm_start(old, line)
+        make("tpe", "kid").warm_start(old, line, [0])
 
 
 def test_a_warm_start_works_with_several_objectives(make: Make, line: Space) -> None:
     old, new = (make("gp", "fd", "kid", sampler={"n_startup_trials": 1}) for _ in range(2))
     run(old, line, "finished", [1.0, 2.0])
-    assert new.warm_start(old, line) == 1
+    assert new.warm_start(old, line, [0]) == 1
     run(new, line, "finished", [2.0, 1.0])
     assert [t.number for t in new.pareto()] == [1]

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from stepsearch.search.beginning import beginning
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.leaderboard import BASELINE, PAPER, PROPOSAL, REPEAT, Leaderboard, Row
+from stepsearch.search.leaderboard import (
+    CARRIED,
+    PAPER,
+    PROPOSAL,
+    REPEAT,
+    Leaderboard,
+    Row,
+)
+from stepsearch.search.warm_start import Earlier
 from stepsearch.study import Proposal, StoredStudy, Study, TrialRecord
 
 
@@ -21,12 +30,12 @@ class Agenda:
     """Hands out the trials of a search, one at a time.
 
     First the trials that an interruption left unfinished, then the fixed points (the uniform
-    baseline and the papers' settings), then Optuna's proposals, and when all of these are done the
-    finalists and the baseline again, on further seeds; the baseline's repeats fill lanes that
-    would wait for the last of the others. Where there is a `purse`, a proposal must leave enough
-    for all repeats, and the repeats of a seed are begun only if there is enough for all of that
-    seed. It reads the study once and counts from then on, so that
-    the ten-thousandth trial is found as fast as the first.
+    baseline and the papers' settings) and those of an earlier search, then Optuna's proposals, and
+    when all of these are done the finalists and the baseline again, on further seeds; the
+    baseline's repeats fill lanes that would wait for the last of the others. Where there is a
+    `purse`, a proposal must leave enough for all repeats, and the repeats of a seed are begun only
+    if there is enough for all of that seed. It reads the study once and counts from then on, so
+    that the ten-thousandth trial is found as fast as the first.
     """
 
     def __init__(
@@ -54,19 +63,17 @@ class Agenda:
         """Trials in all, the repeats of finalists included that nobody knows yet."""
         return self._config.budget.trials + self._config.finalists.repeats
 
-    def enqueue_fixed_points(self) -> None:
-        """Queue what a new search begins with: the baseline first, then the papers' settings."""
-        for i, point in enumerate(self._config.space.fixed(self._facts)):
-            role = PAPER if i else BASELINE
-            self._study.enqueue(point.params, label=point.label, role=role)
+    def enqueue_fixed_points(self, earlier: Earlier | None = None) -> None:
+        """Queue what a new search begins with, the baseline first; see `beginning`."""
+        for point in beginning(self._config, earlier):
+            attrs = {"label": point.label, "role": point.role, **point.attrs}
+            self._study.enqueue(point.params, **attrs)
 
-    def warm_start(self, other: StoredStudy) -> int:
-        """Let Optuna learn from an earlier search's finished trials; returns of how many.
-
-        Those that are no points of this search's space are left out. Raises UserError if its
-        objectives are others.
-        """
-        return self._study.warm_start(other, self._suggest)
+    def warm_start(self, earlier: Earlier) -> None:
+        """Let Optuna learn from the trials that it is to be told."""
+        if earlier.told:
+            with StoredStudy.open(earlier.study, earlier.name) as other:
+                self._study.warm_start(other, self._suggest, earlier.told)
 
     @property
     def complete(self) -> bool:
@@ -106,8 +113,9 @@ class Agenda:
             return self._purse.lacks(PAPER, 0, 0)
         seeds = self._config.finalists.seeds - 1 if self._config.finalists.count else 0
         begun = {seed for _, seed in self._repeats}
+        role = CARRIED if self._study.waiting() else PROPOSAL
         return self._purse.lacks(
-            PROPOSAL, max(0, seeds - len(begun)), self._config.finalists.count * seeds
+            role, max(0, seeds - len(begun)), self._config.finalists.count * seeds
         )
 
     def _lacks_for_seed(self, seed: int, finalists: list[Row], undecided: bool) -> str | None:

@@ -90,7 +90,7 @@ def _short(speed_up: SpeedUp, wide: bool) -> str:
 def _verdict(result: SearchResult) -> Text:
     """One honest sentence, after the reason why there are fewer trials than there might be."""
     ended = f"The search has ended: {result.ledger.ended}.\n" if result.ledger.ended else ""
-    return Text(ended).append_text(_comparison(result))
+    return Text(ended).append_text(_comparison(result)).append(_ranks(result))
 
 
 def _comparison(result: SearchResult) -> Text:
@@ -111,6 +111,10 @@ def _comparison(result: SearchResult) -> Text:
         f"Speed-up in images to the baseline's final quality: {winner.speed_up}.",
         style="bold",
     )
+
+
+def _ranks(result: SearchResult) -> str:
+    return f"\nWarm start from {result.config.warm_start}: {result.ranks}." if result.ranks else ""
 
 
 def _places(result: SearchResult) -> RenderableType:

@@ -104,7 +104,7 @@ class SearchConfig(Config):
     trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
     finalists: FinalistsConfig = FinalistsConfig()
     warm_start: Name | None = Field(
-        None, description="an earlier search in the storage that Optuna learns from"
+        None, description="an earlier search in the storage, to begin from"
     )
     retries: int = Field(1, ge=0, description="how often a failed trial is started again")
     watchdog_s: float = Field(

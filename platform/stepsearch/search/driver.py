@@ -24,9 +24,10 @@ from stepsearch.search.spending import Spending
 from stepsearch.search.summary import log_summary
 from stepsearch.search.tracked import closed, deliver, open_tracker
 from stepsearch.search.trial import Trial
+from stepsearch.search.warm_start import Earlier
 from stepsearch.search.watch import watching
 from stepsearch.shipping import packages_of
-from stepsearch.study import Proposal, StoredStudy, Study
+from stepsearch.study import Proposal, Study
 
 
 def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
@@ -42,9 +43,7 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
         connection = opened.enter_context(cluster.connecting(config.cluster, _code(config)))
         config.trainer.check(config.lanes.workers)
         config = config.resolved()
-        earlier = (
-            SearchFolder.find(config.storage, config.warm_start) if config.warm_start else None
-        )
+        earlier = Earlier.of(config)
         folder = SearchFolder.create(there.path, config, there.mirror)
         undo = opened.enter_context(ExitStack())
         undo.callback(folder.mirror.remove)
@@ -57,11 +56,12 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
             config.seed,
             constraints=tuple(config.guards or ()),
         )
-        driver = _Driver(opened, connection, config, folder, study, view or Silent())
-        driver.agenda.enqueue_fixed_points()
+        shown = view or Silent()
+        driver = _Driver(opened, connection, config, folder, study, shown)
+        driver.agenda.enqueue_fixed_points(earlier)
         if earlier is not None:
-            with StoredStudy.open(earlier.study, earlier.path.name) as other:
-                driver.agenda.warm_start(other)
+            driver.agenda.warm_start(earlier)
+            shown.say(f"warm start: {earlier}")
         undo.pop_all()
         return driver.run()
 
@@ -273,7 +273,8 @@ class _Driver:
                 "workers": self._shape.workers,
             },
             # A tag: a search can be given more trials, and MLflow's parameters never change.
-            tags={"folder": str(self._folder.path), "trials": str(config.budget.trials)},
+            tags={"folder": str(self._folder.path), "trials": str(config.budget.trials)}
+            | ({"warm_start": config.warm_start} if config.warm_start else {}),
             config=config.model_dump(mode="json"),
         )
         if self._tracker.page is not None:

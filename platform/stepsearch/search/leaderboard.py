@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASELINE, PAPER, PROPOSAL, REPEAT = "baseline", "paper", "proposal", "repeat"
-PROTECTED = (BASELINE, PAPER, REPEAT)
+CARRIED = "carried"
+"""A point of an earlier search that is tried again."""
+PROTECTED = (BASELINE, PAPER, CARRIED, REPEAT)
 """The roles of trials that others are compared with: they are never stopped early."""
+EARLIER = "earlier"
+"""The attribute of a trial that says how its point scored in an earlier search."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Row:
     excess: Mapping[str, float]
     """How much worse than allowed each guarded metric is; at most 0 is within."""
     speed_up: SpeedUp | None
+    earlier: float | None
+    """How the point scored in the search that this one was warm-started from."""
 
     @property
     def value(self) -> float | None:
@@ -155,6 +161,7 @@ def _row(
         metrics=metrics,
         excess=against,
         speed_up=compared,
+        earlier=record.attrs.get(EARLIER),
     )
 
 
@@ -187,6 +194,7 @@ def _flat(rank: int, row: Row) -> dict[str, Any]:
         "within_guards": row.within_guards,
         "speed_up": row.speed_up.median if row.speed_up else None,
         "images_seen": row.images_seen,
+        "earlier": row.earlier,
         **{f"param.{name}": value for name, value in row.params.items()},
         **{f"metric.{name}": value for name, value in row.metrics.items()},
     }

@@ -16,6 +16,7 @@ from rich.text import Text
 from stepsearch.cluster import LaneShape, connect, fit_lanes, resources
 from stepsearch.errors import Diverged, UserError
 from stepsearch.search.amounts import check_budget
+from stepsearch.search.beginning import Beginner, beginning
 from stepsearch.search.board import describe
 from stepsearch.search.config import BudgetConfig, SearchConfig, TrialSchedulerConfig
 from stepsearch.search.folder import SearchFolder
@@ -23,6 +24,7 @@ from stepsearch.search.forecast import budgets, estimate
 from stepsearch.search.machine import free_bytes, local_resources
 from stepsearch.search.trial import Cost
 from stepsearch.search.view import clock
+from stepsearch.search.warm_start import Earlier
 from stepsearch.study.spaces import run_fixed
 
 _NARROWEST_CHART = 38
@@ -59,12 +61,16 @@ def show_plan(config: SearchConfig, console: Console) -> None:
     config.space.check(config.trainer.facts())
     config.trainer.check(config.lanes.workers)
     config, here = config.resolved(), local_resources()
+    earlier = Earlier.of(config)
+    begins = beginning(config, earlier)[: config.budget.trials]
     has = here if config.cluster == "local" else _joined(config.cluster)
     shape = fit_lanes(config.lanes, has)
     check_budget(config.budget, config.prices, shape)
     gpu = shape.gpus > 0 and here.get("GPU", 0) > 0
     console.print(_configuration(config, console.width))
-    console.print(_trials(config), _strategies(config, console.width), _rungs(config))
+    told = f"; {earlier}" if earlier and earlier.told else ""
+    console.print(_trials(config, begins, told))
+    console.print(_strategies(config, begins, console.width), _rungs(config))
     console.print(_lanes(config, shape, has))
     with console.status("timing a few steps, images and scores"):
         cost = _probe(config.trainer, gpu)
@@ -112,14 +118,13 @@ def _configuration(config: SearchConfig, width: int) -> RenderableType:
     return _section("configuration", Text(text.rstrip()), *notes)
 
 
-def _trials(config: SearchConfig) -> RenderableType:
-    """In the order in which they come."""
+def _trials(config: SearchConfig, fixed: list[Beginner], told: str) -> RenderableType:
+    """In the order in which they come; `told` is what Optuna knows before."""
     total, finalists = config.budget.trials, config.finalists
-    fixed = _fixed(config)
     rows = [[str(i), point.label, describe(point.params)] for i, point in enumerate(fixed)]
     rows[0][2] += "  (the baseline)"
     if proposals := total - len(fixed):
-        by = f"by {config.optuna_sampler.kind}"
+        by = f"by {config.optuna_sampler.kind}{told}"
         rows.append([_numbers(len(fixed), proposals), _count(proposals, "proposal"), by])
     if repeats := finalists.repeats:
         best = "the best one" if finalists.count == 1 else f"the best {finalists.count}"
@@ -128,19 +133,13 @@ def _trials(config: SearchConfig) -> RenderableType:
     return _section("trials", _grid(rows, numbers=True))
 
 
-def _fixed(config: SearchConfig) -> list[Any]:
-    """The fixed points for which the budget has room."""
-    points: list[Any] = config.space.fixed(config.trainer.facts())
-    return points[: config.budget.trials]
-
-
 def _numbers(first: int, count: int) -> str:
     return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
 
-def _strategies(config: SearchConfig, width: int) -> RenderableType:
+def _strategies(config: SearchConfig, fixed: list[Beginner], width: int) -> RenderableType:
     """The fixed points, drawn side by side."""
-    facts, fixed = config.trainer.facts(), _fixed(config)
+    facts = config.trainer.facts()
     columns = max(1, min(len(fixed), (width - 2) // _NARROWEST_CHART))
     drawn = []
     for i, point in enumerate(fixed):

@@ -14,6 +14,7 @@ from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
 from stepsearch.search.ledger import Ledger
+from stepsearch.search.ranks import Ranks, ranks
 from stepsearch.search.speed_up import SpeedUp
 from stepsearch.study import StoredStudy, TrialRecord
 from stepsearch.tracking import count_waiting
@@ -56,6 +57,11 @@ class SearchResult:
     @property
     def winner(self) -> Row | None:
         return self.leaderboard.winner
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """How well those of an earlier search hold here; None if none of its points is tried."""
+        return ranks(self.leaderboard.rows)
 
     @property
     def speed_up(self) -> SpeedUp | None:

@@ -73,5 +73,7 @@ def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:
         "baseline": board.baseline.value if board.baseline else None,
         "winner": board.winner.value if board.winner else None,
         "speed_up": result.speed_up.median if result.speed_up else None,
+        "rank_pairs": result.ranks.pairs if result.ranks else None,
+        "rank_correlation": result.ranks.correlation if result.ranks else None,
     }
     return {name: value for name, value in found.items() if value is not None}

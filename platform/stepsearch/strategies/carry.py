@@ -40,6 +40,18 @@ def carry_weight(
     return across * x0_errors(alpha_bar, prediction_type) / x0_errors(alpha_bar, target)
 
 
+def carry_time(share: float, log_snr: FloatArray, to: FloatArray) -> float:
+    """A position in time, as a share of T: where the process `to` is as noisy; also a share.
+
+    0 and 1 are the ends on every process, and what lies beyond the ends of `to` is at its nearest.
+    """
+    if share in (0, 1):
+        return share
+    edges, targets = _edges(log_snr), _edges(to)
+    level = np.interp(share, np.linspace(0, 1, len(edges)), edges)
+    return float(np.interp(-level, -targets, np.linspace(0, 1, len(targets))))
+
+
 def _edges(log_snr: FloatArray) -> FloatArray:
     """Between neighbours, and as far beyond the ends; [T + 1], falling."""
     levels = _finite(log_snr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -172,17 +172,19 @@ class Study(StoredStudy):
             trial.set_user_attr(ENDING, ending.as_json())
         self._end(trial, stored or ending)
 
-    def warm_start(self, other: StoredStudy, space: Space) -> int:
-        """Add the finished trials of `other` that are points of `space`; returns how many.
+    def warm_start(self, other: StoredStudy, space: Space, numbers: Container[int]) -> int:
+        """Add those finished trials of `other` that are points of `space`; returns how many.
 
-        The sampler learns from them; `trials` and what follows from it leave them out. They carry
-        the attrs role="warm_start" and source="<study>/<number>", and are added once.
+        `numbers` are the trials that may be added. The sampler learns from them; `trials` and what
+        follows from it leave them out. They carry the attrs role="warm_start" and
+        source="<study>/<number>", and are added once.
         """
         mine, theirs = self.settings.objectives, other.settings.objectives
         if mine != theirs:
             raise UserError(f"warm_start must have objectives {mine}, got {theirs}")
         known = {trial.user_attrs.get("source") for trial in self._trials()}
-        sources = {f"{other.name}/{trial.number}": trial for trial in other._finished()}
+        finished = [trial for trial in other._finished() if trial.number in numbers]
+        sources = {f"{other.name}/{trial.number}": trial for trial in finished}
         copies = [
             transplant(trial, source, space, self.settings)
             for source, trial in sources.items()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 Outcome = Literal["finished", "pruned", "diverged", "error", "interrupted"]
-Role = Literal["baseline", "paper", "proposal", "repeat"]
+Role = Literal["baseline", "paper", "carried", "proposal", "repeat"]
 
 STATUS: dict[Outcome, str] = {
     "finished": "FINISHED",

@@ -14,7 +14,7 @@ from stepsearch.tracking.records import Run
 
 SEARCH = "stepsearch.search"
 TRIAL = "stepsearch.trial"
-ROLE = "role"  # search, or what the trial is for: baseline, paper, proposal, repeat
+ROLE = "role"  # search, or what the trial is for: baseline, paper, carried, proposal, repeat
 OUTCOME = "outcome"
 REASON = "reason"
 NOTE = "mlflow.note.content"
