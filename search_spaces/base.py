@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import AfterValidator, ValidationInfo
-from scipy.special import expit, logit
 
 from stepsearch.config import Config
 from stepsearch.errors import UserError
@@ -105,7 +105,8 @@ class SearchSpace(Config):
 def _moved(value: float, kind: Position, levels: FloatArray, to: FloatArray) -> float:
     if kind == "share":
         return carry_time(value, levels, to)
-    return float(logit(carry_time(float(expit(value)), levels, to)))
+    u = carry_time(1 / (1 + math.exp(-value)), levels, to)
+    return math.log(u / (1 - u)) if 0 < u < 1 else math.copysign(math.inf, u - 0.5)
 
 
 def bounds(low: float, high: float, *, baseline: float | None = None) -> AfterValidator:
