@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from functools import cache
 from pathlib import Path
@@ -513,6 +514,7 @@ def main() -> None:
 
 def command() -> None:
     """`main` for a shell, without Python's teardown: after Ray and MLflow that takes seconds."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a Ctrl-C, from the beginning
     try:
         main()
     except SystemExit as end:

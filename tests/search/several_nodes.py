@@ -62,10 +62,20 @@ def raylet_of(node: Any) -> psutil.Process:
     return psutil.Process(node.all_processes["raylet"][0].process.pid)
 
 
-def trainers(raylet: psutil.Process) -> int:
-    """How many Ray Train workers run on a node."""
-    titles = ("".join(process.cmdline()[:1]) for process in raylet.children(recursive=True))
-    return sum(title.startswith("ray::RayTrainWorker") for title in titles)
+def title(process: psutil.Process) -> str:
+    try:
+        return "".join(process.cmdline()[:1])
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def trainers(node: Any) -> int:
+    """How many Ray Train workers run on a node; a drained node's raylet may have left as well."""
+    try:
+        there = raylet_of(node).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return 0
+    return sum(title(process).startswith("ray::RayTrainWorker") for process in there)
 
 
 def main() -> None:
@@ -87,7 +97,7 @@ def main() -> None:
                 for process in (*raylet.children(recursive=True), raylet):
                     process.kill()
             case ["trainers", n]:
-                answer = str(trainers(raylet_of(nodes[int(n)])))
+                answer = str(trainers(nodes[int(n)]))
             case ["drain", n, seconds]:
                 drain(cluster.address, nodes[int(n)].node_id, seconds)
         print(answer, flush=True)

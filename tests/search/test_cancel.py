@@ -35,10 +35,11 @@ def test_a_search_tells_who_runs_it_while_somebody_does(folder: SearchFolder) ->
 
 
 DRIVER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from stepsearch.search.folder import SearchFolder
 
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 folder = SearchFolder(Path(sys.argv[1]))
 with folder.locked():
     try:

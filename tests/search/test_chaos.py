@@ -30,7 +30,8 @@ def kill_two_of(driver: subprocess.Popen[str], chance: random.Random) -> list[st
     """Kill two random processes of the search, the driver among them; their names."""
     search = psutil.Process(driver.pid)
     names = []
-    for victim in chance.sample([search, *search.children(recursive=True)], 2):
+    processes = [search, *search.children(recursive=True)]
+    for victim in chance.sample(processes, min(2, len(processes))):
         with suppress(psutil.NoSuchProcess):  # it has gone with the first, or by itself
             name = " ".join(victim.cmdline()[:2])[-60:]
             victim.kill()

@@ -182,7 +182,8 @@ def test_a_batch_that_does_not_fit_is_halved_if_the_file_allows(
     said = []
     for _ in images:
         command = [sys.executable, "-c", SHORT_OF_MEMORY, str(accumulation), str(tmp_path)]
-        out = subprocess.run(command, capture_output=True, text=True, check=True)
+        out = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert out.returncode == 0, out.stderr
         said.append(out.stdout.splitlines()[-1])
         if said[-1] == "finished":
             break

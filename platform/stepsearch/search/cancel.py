@@ -16,6 +16,7 @@ _POLL_S = 0.2
 def cancel(folder: SearchFolder) -> None:
     """Do what Ctrl-C does to its driver, and wait until the driver has left.
 
+    By SIGTERM, which a driver in the background of a script hears as well.
     Raises UserError unless the search is running on this host, as a process of ours.
     """
     name, owner = folder.path.name, folder.owner
@@ -25,7 +26,7 @@ def cancel(folder: SearchFolder) -> None:
     if host != socket.gethostname():
         raise UserError(f"search {name!r} must be running on this host: {host} runs it")
     try:
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
         pass  # it has just left, or is about to
     except PermissionError:
