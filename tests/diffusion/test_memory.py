@@ -29,6 +29,18 @@ def test_an_evaluation_is_not_helped_by_smaller_slices_of_a_training(tmp_path: P
     assert str(error).endswith(" in an evaluation")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory",
+        "could not create a primitive",
+    ],
+)
+def test_torch_says_it_in_words(words: str, tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory), Slices(tmp_path, None, 4).fitting(ALONE):
+        raise RuntimeError(words)
+
+
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"^odd$"), Slices(tmp_path, None, 4).fitting(ALONE):
         raise RuntimeError("odd")

@@ -66,9 +66,11 @@ class Slices:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """CUDA has an error of its own; torch's CPU allocator says it in words."""
+    """CUDA has an error of its own; torch's CPU allocator says it in words, oneDNN in others."""
     kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    words = str(error)
+    said = "can't allocate memory" in words or words == "could not create a primitive"
+    return isinstance(error, kinds) or said
 
 
 def _peak(device: torch.device) -> str:
