@@ -63,7 +63,7 @@ IN_THE_FILE = [
     ("space.tau=[0.4, 1.2]", "space.tau must be a range inside 0..1, got (0.4, 1.2)"),
     ("space={kind: min_snr, gamma_low: 20000}",
      "min_snr.gamma_low must be below 10000 (the highest SNR), got 20000"),
-    ("trainer=denoise", "trainer.kind must be one of 'denoising', got 'denoise'"),
+    ("trainer=denoise", "trainer.kind must be one of 'denoising', 'timetuner', got 'denoise'"),
     ("trainer.strategy={kind: speed, tau: 1200}", "speed.tau must be in 1..1000 (T), got 1200"),
     ("trainer.strategy={kind: speed, k: 0.5}", "trainer.strategy.k must be at least 1, got 0.5"),
     ("trainer.strategy={kind: speed, lam: 0.3}",

@@ -127,11 +127,14 @@ class SearchConfig(Config):
         return self
 
     def resolved(self) -> SearchConfig:
-        """With the trainer's own objective and guards written out where the file names none."""
+        """With all written out that the file leaves to the trainer."""
         own = Objective(self.trainer.objective())
         objectives = self.objectives or (own,)
         guards = dict(self.trainer.guards()) if self.guards is None else self.guards
-        return self.model_copy(update={"objectives": objectives, "guards": guards})
+        trainer = self.trainer.resolved()
+        return self.model_copy(
+            update={"objectives": objectives, "guards": guards, "trainer": trainer}
+        )
 
     def extended(
         self,
