@@ -76,7 +76,7 @@ class TimeTunerConfig(Config):
     def _runs(self) -> TimeTunerConfig:
         for name, sampler in (("sampler", self.sampler), ("teacher", self.teacher)):
             if sampler.kind == "cm":
-                raise ValueError(f"{name}.kind must be another than cm, which has no process")
+                raise ValueError(f"{name} must be another than cm, which has levels of its own")
             if self.score == "teacher" and sampler.stochastic:
                 raise ValueError(
                     f"score must be frechet or kid for {sampler.kind}, whose steps add noise, "
