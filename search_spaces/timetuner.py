@@ -28,7 +28,9 @@ class TimeTunerSpace(SearchSpace):
     trainers: ClassVar[tuple[str, ...]] = ("timetuner",)
     kind: Literal["timetuner"] = "timetuner"
     samplers: tuple[SolverConfig, ...] = Field((SolverConfig(),), min_length=1)
-    num_steps: tuple[int, ...] = Field((), description="of each sampler; none: its own")
+    num_steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="of each sampler; none: its own"
+    )
     r: Annotated[Range, bounds(-1, 1, baseline=0)] = (-0.2, 0.75)
     """Below 0 a slot is told more noise. Less than 1 wide, so that tau keeps its order."""
     gradient: tuple[Strategy, ...] = ("sequential",)

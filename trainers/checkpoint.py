@@ -183,7 +183,7 @@ def _load(folder: Path) -> nn.Module:
             folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise UserError(f"checkpoint must have weights that fit its config: {reason}") from None
     wrong = [name for names in info.values() for name in names]
     if wrong:

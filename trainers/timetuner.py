@@ -135,8 +135,7 @@ class TimeTunerConfig(Config):
 
     def warm_up(self) -> None:
         """The data and the denoiser; every later trial finds them in this process."""
-        self.dataset.load()
-        look(self.checkpoint)
+        bench(self.checkpoint, self.dataset, torch.device("cpu"))
 
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Train the judge's classifier once; its accuracy, and the scores of real images."""

@@ -43,7 +43,7 @@ Strategy = Literal["sequential", "parallel"]
 STRATEGIES: tuple[Strategy, ...] = ("sequential", "parallel")
 _ANALYTIC = ("analytic_ddim", "analytic_ddpm")
 _GAMMA_IMAGES = 512
-PICTURED = 32
+PICTURED = 36
 
 
 @dataclass(frozen=True, eq=False)

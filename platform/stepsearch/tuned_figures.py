@@ -24,7 +24,7 @@ def tuned_times(
         shift.axhline(0, color=GREY, linestyle="--", linewidth=1, label="untuned")
         moved = np.asarray(tau) - np.asarray(t)
         shift.plot(t, moved, color=COLOURS[0], marker="o", markersize=4, label="tuned")
-        shift.set_ylabel("told too much: τ − t")
+        shift.set_ylabel("τ − t")
         shift.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
         losses.plot(t, loss_untuned, color=GREY, linestyle="--", marker="o", markersize=3)
         losses.plot(t, loss, color=COLOURS[0], marker="o", markersize=4)
