@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PROCESS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 _MAX_BYTES = 2**20
+_MAX_T = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +127,11 @@ class FolderCheckpoint(Config):
                 f"got {scheduler.get('_class_name')}"
             )
         noise = {name: scheduler[name] for name in _PROCESS if name in scheduler}
-        size = unet["sample_size"]
-        height, width = (size, size) if isinstance(size, int) else size
         return Trained(
             noise,
             _alpha_bar(noise),
             scheduler.get("prediction_type", "epsilon"),
-            (unet["in_channels"], height, width),
+            _shape(unet),
             lambda: _load(pipeline / "unet"),
         )
 
@@ -165,9 +164,25 @@ def _settings(path: Path, folder: Path) -> dict[str, Any]:
     return settings
 
 
+def _shape(unet: dict[str, Any]) -> tuple[int, int, int]:
+    """(C, H, W) of the images that it draws."""
+    channels, size = unet.get("in_channels", 3), unet.get("sample_size")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    found = [number for number in (channels, *sides) if isinstance(number, int) and number > 0]
+    if len(found) < 3:
+        raise UserError(
+            "checkpoint must say the size of its images in unet/config.json, "
+            f"got in_channels {channels!r} and sample_size {size!r}"
+        )
+    return found[0], found[1], found[2]
+
+
 def _alpha_bar(noise: dict[str, Any]) -> FloatArray:
     from diffusers import DDPMScheduler
 
+    T = noise.get("num_train_timesteps", 1000)
+    if not isinstance(T, int) or not 2 <= T <= _MAX_T:
+        raise UserError(f"checkpoint must have 2 to {_MAX_T} timesteps, got {T!r}")
     try:
         alpha_bar = DDPMScheduler(**noise).alphas_cumprod
     except (NotImplementedError, TypeError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial
 
+import run_search
 from search_spaces import FixedPoint, TimeTunerSpace, TrainerFacts, space
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.errors import UserError
@@ -122,6 +124,16 @@ def test_it_survives_json_and_may_be_given_by_its_name() -> None:
     member = space(SEVERAL)
     assert space(json.loads(member.model_dump_json())) == member
     assert isinstance(space("timetuner"), TimeTunerSpace)
+
+
+def test_the_search_that_is_ready_to_run_has_room_for_proposals(facts: TrainerFacts) -> None:
+    file = Path(run_search.__file__).parent / "search_spaces" / "timetuner_digits.yaml"
+    config = run_search.load(file, [])
+    config.space.check(facts)
+    assert list(config.space.cases) == ["ddim-trailing-clip-5", "ddim-trailing-clip-10"]
+    assert len(config.space.fixed(facts)) == 6 < config.budget.trials
+    assert config.budget.milestones() == (1000,)
+    assert config.trainer.checkpoint.name == "speed-digits"
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,12 @@ def test_a_pipeline_and_a_bundle_around_it_are_the_same(
          "checkpoint must hold an unconditional UNet2DModel, got UNet2DConditionModel"),
         ("unet/config.json", {"num_class_embeds": 10},
          "checkpoint must hold an unconditional UNet2DModel, got UNet2DModel with classes"),
-        ("scheduler/scheduler_config.json", {"beta_schedule": "pink"},
+        ("unet/config.json", {"sample_size": None},
+         "checkpoint must say the size of its images in unet/config.json, got in_channels 1 and "
+         "sample_size None"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12},
+         "checkpoint must have 2 to 100000 timesteps, got 1000000000000"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDM", "beta_schedule": "pink"},
          "checkpoint must have a process that diffusers knows: pink is not implemented for "
          "<class 'diffusers.schedulers.scheduling_ddpm.DDPMScheduler'>"),
         ("unet/config.json", {"block_out_channels": [16, 16]},

@@ -40,10 +40,11 @@ def write_leaderboard(result: SearchResult, folder: Path) -> None:
 
 
 def draw_quality(result: SearchResult, path: Path) -> None:
-    """The primary metric of every trial against the images it has seen; nothing without one."""
+    """The primary metric of every trial against the images it has seen; nothing without a curve,
+    which takes two reports."""
     curves = {f"{row.number:03d} {row.label}": _curve(result, row) for row in _reported(result)}
     baseline = result.leaderboard.baseline
-    if curves:
+    if any(len(seen) > 1 for seen, _ in curves.values()):
         quality_curves(
             curves,
             metric=result.config.primary.name,
