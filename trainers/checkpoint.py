@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from stepsearch.config import AbsolutePath, Config, Place, merge, parse
+from stepsearch.config import AbsolutePath, Config, Name, Place, merge, parse
 from stepsearch.errors import UserError
-from stepsearch.search.config import Name, SearchConfig
-from stepsearch.search.folder import SearchFolder
-from stepsearch.search.result import SearchResult
 from stepsearch.strategies import FloatArray
 from trainers.denoising import CHECKPOINT, DenoisingConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from stepsearch.search.result import SearchResult
 
 _PROCESS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 _MAX_BYTES = 2**20
@@ -83,6 +82,10 @@ class SearchCheckpoint(Config):
         )
 
     def _found(self) -> tuple[SearchResult, int]:
+        from stepsearch.search.config import SearchConfig  # with Optuna, which other trials spare
+        from stepsearch.search.folder import SearchFolder
+        from stepsearch.search.result import SearchResult
+
         folder = SearchFolder.find(self.storage, self.name)
         data = folder.read_config() | {"storage": self.storage}
         result = SearchResult.read(parse(SearchConfig, data))

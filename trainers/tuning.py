@@ -17,8 +17,8 @@ from torch import Tensor
 
 from stepsearch.diffusion.datasets import AnyDataset
 from stepsearch.errors import Diverged, UserError
+from stepsearch.evaluation.cache import one_at_a_time
 from stepsearch.sampling.timetuner import (
-    GradientConfig,
     Network,
     ShiftedTimes,
     SolverConfig,
@@ -121,16 +121,14 @@ def solution(config: TimeTunerConfig, strategy: Strategy, device: str, cache: Pa
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     file = cache / f"timetuner-{name}.json"
-    found = _read(file)
-    if found is None:
-        found = _tune(at.network(config.sampler, config.tau_scope), at.images, gradient)
-        _write(file, found)
+    with one_at_a_time(file):
+        found = _read(file)
+        if found is None:
+            network = at.network(config.sampler, config.tau_scope)
+            tuned = tune(network, at.images, gradient)
+            found = Solution(tuple(tuned.tau.tolist()), tuned.iterations)
+            _write(file, found)
     return found
-
-
-def _tune(network: Network, images: Tensor, config: GradientConfig) -> Solution:
-    tuned = tune(network, images, config)
-    return Solution(tuple(tuned.tau.tolist()), tuned.iterations)
 
 
 def _read(file: Path) -> Solution | None:
@@ -148,16 +146,11 @@ def _write(file: Path, found: Solution) -> None:
     os.replace(part, file)
 
 
-def shifted(network: Network, T: int) -> ShiftedTimes:
-    """The untuned times of a network's sampler, from which shifts count."""
-    solver = network.solver
-    return ShiftedTimes(solver.times.tolist(), float(solver.end), T - 1)
-
-
 def told(config: TimeTunerConfig, network: Network, device: str, cache: Path) -> Tensor:
     """tau [S] of a trial: the untuned times, to the last bit, where it says nothing else."""
     times, nominal = config.times, network.solver.times
-    at = shifted(network, len(look(config.checkpoint).alpha_bar))
+    top = len(look(config.checkpoint).alpha_bar) - 1
+    at = ShiftedTimes(nominal.tolist(), 0, top)
     r: FloatArray = np.array(times.r or [0.0] * len(nominal))
     for strategy in STRATEGIES:
         if share := getattr(times, strategy):
@@ -165,7 +158,7 @@ def told(config: TimeTunerConfig, network: Network, device: str, cache: Path) ->
             r = r + share * at.shifts(found.tau)
     if not r.any():
         return nominal.clone()
-    tau = in_order(at.times(r.tolist())).clip(min(0.0, float(nominal.min())), float(nominal.max()))
+    tau = in_order(at.times(r.tolist())).clip(0, top)
     return torch.tensor(tau, dtype=torch.float32)
 
 

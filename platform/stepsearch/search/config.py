@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from stepsearch.bucket import S3Url
 from stepsearch.cluster import LanesConfig
-from stepsearch.config import Config, Place, merge, parse
+from stepsearch.config import Config, Name, Place, merge, parse
 from stepsearch.errors import UserError
 from stepsearch.study import AnyOptunaSampler, Objective, TpeConfig
 from stepsearch.tracking import TrackingConfig
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-"""Of a search, and so of its folder."""
 
 
 class BudgetConfig(Config):

@@ -21,7 +21,7 @@ from stepsearch.sampling.timetuner.trajectories import (
     knots,
 )
 from stepsearch.sampling.timetuner.tuned_timesteps import quiet
-from stepsearch.strategies.base import FloatArray, PredictionType
+from stepsearch.strategies.base import FloatArray
 
 Kind = Literal[
     "ddim",
@@ -36,6 +36,8 @@ Kind = Literal[
     "cm",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_TARGETS = ("epsilon", "v_prediction", "sample")
+"""What diffusers' schedulers for variance-preserving processes take."""
 _INTEGERS = ("leading", "leading_1", "trailing", "linspace", "quadratic")
 _CLIPPING = ("ddpm", "analytic_ddim", "analytic_ddpm")
 _STOCHASTIC = ("ddpm", "analytic_ddim", "analytic_ddpm", "cm")
@@ -107,10 +109,9 @@ class SolverConfig(Config):
         """
         from diffusers import CMStochasticIterativeScheduler, DDPMScheduler
 
-        if prediction_type not in get_args(PredictionType):
+        if prediction_type not in _TARGETS:
             raise UserError(
-                f"prediction_type must be one of {', '.join(get_args(PredictionType))}, "
-                f"got {prediction_type!r}"
+                f"prediction_type must be one of {', '.join(_TARGETS)}, got {prediction_type!r}"
             )
         if self.kind == "cm":
             self.check(self.num_steps)
