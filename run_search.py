@@ -179,7 +179,7 @@ def submit(
     config = _parse(data)
     if str(config.storage) != str(data.get("storage")).rstrip("/"):
         raise UserError(
-            "storage must be the whole path of a folder that all nodes of the cluster see, got "
+            "storage must be a bucket or the whole path of a folder that all nodes see, got "
             f"{str(data.get('storage', SEARCHES))!r}"
         )
     _remote(address).submit(config)

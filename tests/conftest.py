@@ -16,11 +16,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from stepsearch import cluster
 from stepsearch.tracking import TrackingConfig, ui_command
 from stepsearch.tracking.client import connect
 from tests.store import Store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests run beside clusters and servers, where a second thread mostly waits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

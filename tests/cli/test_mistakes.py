@@ -139,8 +139,8 @@ WORDS = [
     (["status", "new", "--storage", "elsewhere"],
      "search must be one of those in {cwd}/elsewhere (none yet), got 'new'"),
     (["cancel", "old"], "search 'old' must be running: no driver has it"),
-    (["submit", "small.yaml"], "storage must be the whole path of a folder that all nodes of the "
-     "cluster see, got 'searches'"),
+    (["submit", "small.yaml"], "storage must be a bucket or the whole path of a folder that all "
+     "nodes see, got 'searches'"),
     (["submit", "small.yaml", "--set", "storage=/data", "--address", "auto"], "--address must be "
      "the Ray job server of a cluster (http://HEAD:8265), got 'auto'"),
     (["status", "--address", "cluster:6379"], "--address must be the Ray job server of a cluster "

@@ -30,26 +30,32 @@ def drain(address: str, node: str, seconds: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def raylets() -> set[psutil.Process]:
-    return {process for process in psutil.process_iter() if process.name() == "raylet"}
+def raylets(address: str) -> set[psutil.Process]:
+    """Those of the cluster at `address`."""
+    return {
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "raylet"
+        and f"--gcs-address={address}" in (process.info["cmdline"] or ())
+    }
 
 
-def daemon(*words: str) -> set[psutil.Process]:
+def daemon(address: str, *words: str) -> set[psutil.Process]:
     """The raylet of the node that `words` start; Ray makes it a daemon."""
-    before = raylets()
+    before = raylets(address)
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    return raylets() - before
+    return raylets(address) - before
 
 
 def blind(address: str, cpus: str, folder: str) -> set[psutil.Process]:
     start = f"ray start --address {address} --num-cpus {cpus} --node-name blind"
     command = f"mount -t tmpfs tmpfs {folder} && exec {start}"
-    return daemon("unshare", "--mount", "bash", "-c", command)
+    return daemon(address, "unshare", "--mount", "bash", "-c", command)
 
 
 def far(address: str, cpus: str, namespace: str, ip: str) -> set[psutil.Process]:
     start = f"ray start --address {address} --num-cpus {cpus} --node-ip-address {ip}"
-    return daemon("ip", "netns", "exec", namespace, *start.split())
+    return daemon(address, "ip", "netns", "exec", namespace, *start.split())
 
 
 def raylet_of(node: Any) -> psutil.Process:

@@ -238,7 +238,7 @@ def test_mistakes_are_one_line_and_leave_nothing(head: Head, laptop: Laptop) -> 
     laptop.write(name="fresh", cluster="auto")
     closed = f"http://127.0.0.1:{free_port()}"
     submit = ("submit", "search.yaml")
-    elsewhere = "storage must be the whole path of a folder that all nodes of the cluster see, got"
+    elsewhere = "storage must be a bucket or the whole path of a folder that all nodes see, got"
     commands = [
         (laptop.begin(*submit, "--address", closed), f"{SERVER} {closed!r}: Connection refused"),
         (laptop.begin(*submit, "--address", head.gcs), f"{SERVER} {head.gcs!r}"),

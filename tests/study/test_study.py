@@ -21,7 +21,7 @@ from stepsearch.study import (
     Study,
     Suggest,
     TpeConfig,
-    snapshot,
+    in_memory,
 )
 
 Make = Callable[..., Study]
@@ -149,7 +149,7 @@ def test_a_look_at_the_tables_of_another_optuna_is_left_to_optuna(
 ) -> None:
     study = make()
     study.ask(line)
-    monkeypatch.setattr(snapshot, "KNOWN", [("v99",)])
+    monkeypatch.setattr(in_memory, "KNOWN", [("v99",)])
     with StoredStudy.look(tmp_path / "study.db", study.name) as seen:
         assert seen.trials() == study.trials()
         study.tell(0, "finished", [1.0])

@@ -11,9 +11,9 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
-from stepsearch.config import parse
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.errors import UserError
+from stepsearch.search.shown import process_of
 from stepsearch.strategies import (
     DENSITIES,
     STRATEGIES,
@@ -52,8 +52,7 @@ def show_areas(
     console: Console, schedule: str, timesteps: int, r: float, out: Path | None
 ) -> None:
     """The areas of a schedule in numbers and as a chart; as a figure where `out` names one."""
-    noise = parse(NoiseConfig, {"schedule": schedule, "timesteps": timesteps}, where="noise")
-    alpha_bar = noise.build().alpha_bar
+    alpha_bar = process_of(schedule, timesteps).alpha_bar
     found = areas(alpha_bar, r)
     if out is not None:
         _save(_areas_figure(found, alpha_bar, f"{schedule}, T = {timesteps}, r = {r:g}"), out)

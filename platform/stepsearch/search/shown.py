@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import PositiveInt
 
 from stepsearch.config import Config, merge, parse
-from stepsearch.diffusion.noise import PROCESSES, AnyNoise
+from stepsearch.diffusion.noise import PROCESSES, AnyNoise, NoiseProcess
 from stepsearch.search.files import assignments
 from stepsearch.strategies import AnyStrategy, FloatArray, PredictionType
 
 
-class _Shown(Config):
-    strategy: AnyStrategy
+class _Noise(Config):
     noise: AnyNoise
+
+
+class _Shown(_Noise):
+    strategy: AnyStrategy
     prediction_type: PredictionType | None = None
     batch_size: PositiveInt = 64
+
+
+def process_of(name: str, timesteps: int) -> NoiseProcess:
+    """The noise process behind a name: a schedule of betas, edm or flow. Raises UserError."""
+    data = {"noise": _named(name) | {"timesteps": timesteps}}
+    return parse(_Noise, data).noise.build()
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"kind": name} if name in PROCESSES else {"schedule": name}
 
 
 def tables(kind: str, schedule: str, sets: Sequence[str]) -> tuple[FloatArray, FloatArray]:
@@ -27,8 +41,7 @@ def tables(kind: str, schedule: str, sets: Sequence[str]) -> tuple[FloatArray, F
     process's first target unless given) or batch_size. Raises UserError.
     """
     values = assignments(sets)
-    process = {"kind": schedule} if schedule in PROCESSES else {"schedule": schedule}
-    process |= {key: values.pop(key) for key in ("timesteps",) if key in values}
+    process = _named(schedule) | {key: values.pop(key) for key in ("timesteps",) if key in values}
     noise = merge({"noise": process}, {"noise": values.pop("noise", {})})
     rest = {key: values.pop(key) for key in ("prediction_type", "batch_size") if key in values}
     shown = parse(_Shown, {"strategy": {"kind": kind} | values} | noise | rest)

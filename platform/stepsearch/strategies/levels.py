@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import ndtr
 
 from stepsearch.strategies.base import FloatArray, snr
 
@@ -40,6 +39,25 @@ def bin_time(cdf: CDF, T: int) -> FloatArray:
     return np.diff(cdf(np.linspace(0, 1, T + 1)))
 
 
+# scipy is imported where it is called: reading a search file does without.
+
+
 def normal_cdf(x: FloatArray, mean: float, std: float) -> FloatArray:
     """Of N(mean, std^2); takes infinities."""
+    from scipy.special import ndtr
+
     return np.asarray(ndtr((x - mean) / std))
+
+
+def beta_cdf(u: FloatArray, a: FloatArray | float, b: FloatArray | float) -> FloatArray:
+    """Of Beta(a, b) at u in [0, 1]."""
+    from scipy.special import betainc
+
+    return np.asarray(betainc(a, b, u))
+
+
+def logit(u: FloatArray) -> FloatArray:
+    """ln(u / (1 - u)); infinite at 0 and 1."""
+    from scipy.special import logit
+
+    return np.asarray(logit(u))

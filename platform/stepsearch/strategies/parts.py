@@ -16,6 +16,8 @@ from stepsearch.strategies.base import (
 
 _TINY = 1e-100
 """Stands for alpha_bar = 0, so that weights take their limits there instead of 0/0."""
+_ZERO = 1e-30
+"""Below it a limit is 0."""
 
 
 class DensityConfig(StrategyConfig):
@@ -54,4 +56,5 @@ def for_target(
     w = on_epsilon(positive)
     if prediction_type == "epsilon":
         return np.where(alpha_bar > 0, w, w[np.flatnonzero(alpha_bar > 0)[-1]])
-    return from_epsilon(w, positive, prediction_type)
+    w = from_epsilon(w, positive, prediction_type)
+    return np.where((alpha_bar > 0) | (w > _ZERO), w, 0.0)

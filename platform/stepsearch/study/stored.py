@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from stepsearch.errors import UserError
 from stepsearch.study import analysis
+from stepsearch.study.in_memory import in_memory
 from stepsearch.study.records import (
     FINISHED,
     PROPOSED,
@@ -22,7 +23,6 @@ from stepsearch.study.records import (
     record,
 )
 from stepsearch.study.settings import StudySettings
-from stepsearch.study.snapshot import snapshot
 from stepsearch.study.storage import connect, disconnect, readable
 from stepsearch.study.warm_start import WARM_START
 
@@ -48,7 +48,7 @@ class StoredStudy:
         """The study `name` in a sqlite file as it is now; much faster than `open`."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with readable(name):
-            copy = snapshot(file)
+            copy = in_memory(file)
             return cls.open(file, name) if copy is None else cls._find(copy, name)
 
     @classmethod

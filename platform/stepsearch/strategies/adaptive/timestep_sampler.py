@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.special import betainc, betaincinv
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -18,6 +17,7 @@ from stepsearch.strategies.adaptive.selection import forward_selection, top_corr
 from stepsearch.strategies.adaptive.table import LearnedConfig
 from stepsearch.strategies.base import FloatArray, PredictionType, Step, Strategy, read_only
 from stepsearch.strategies.draws import InverseCDF, stratified_uniform, uniform
+from stepsearch.strategies.levels import beta_cdf
 from stepsearch.strategies.weights import VlbConfig
 
 PAPER: dict[str, Any] = {
@@ -93,7 +93,7 @@ class AdaptiveConfig(LearnedConfig):
 def beta_table(a: FloatArray, b: FloatArray, T: int, floor: float) -> FloatArray:
     """The mean density of t = round(u (T - 1)) with u ~ Beta(a_i, b_i), mixed with 1 / T."""
     edges = np.clip((np.arange(T + 1) - 0.5) / (T - 1), 0, 1)
-    mass = np.diff(betainc(a[:, None], b[:, None], edges)).mean(0)
+    mass = np.diff(beta_cdf(edges, a[:, None], b[:, None])).mean(0)
     return np.asarray((1 - floor) * mass + floor / T)
 
 
@@ -151,6 +151,8 @@ class AdaptiveStrategy(Strategy):
         return InverseCDF(self.p, stratify=self.config.stratify).draw(n, generator)
 
     def draw_for(self, x0: Tensor, generator: torch.Generator) -> Tensor:
+        from scipy.special import betaincinv
+
         with torch.no_grad():
             a, b = self._trained()(x0)
         self._state["last"] = torch.stack([a, b], 1)

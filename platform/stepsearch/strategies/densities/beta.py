@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
-from scipy.special import betainc
 
 from stepsearch.strategies.base import FloatArray
-from stepsearch.strategies.levels import bin_time
+from stepsearch.strategies.levels import beta_cdf, bin_time
 from stepsearch.strategies.parts import DensityConfig
 
 
@@ -24,4 +23,4 @@ class BetaConfig(DensityConfig):
     b: float = Field(default=1.0, gt=0, le=100)
 
     def density(self, alpha_bar: FloatArray) -> FloatArray:
-        return bin_time(lambda u: betainc(self.a, self.b, u), len(alpha_bar))
+        return bin_time(lambda u: beta_cdf(u, self.a, self.b), len(alpha_bar))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
-from scipy.special import logit
 
 from stepsearch.strategies.base import FloatArray
-from stepsearch.strategies.levels import bin_time, normal_cdf
+from stepsearch.strategies.levels import bin_time, logit, normal_cdf
 from stepsearch.strategies.parts import DensityConfig
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from scipy.special import logit
 
 from stepsearch.strategies.base import FloatArray
+from stepsearch.strategies.levels import logit
 from stepsearch.strategies.parts import DensityConfig
 
 

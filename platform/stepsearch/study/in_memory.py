@@ -30,7 +30,7 @@ _NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 _distribution = lru_cache(json_to_distribution)
 
 
-def snapshot(file: Path) -> InMemoryStorage | None:
+def in_memory(file: Path) -> InMemoryStorage | None:
     """All studies in the file; None if another Optuna made its tables.
 
     Raises UserError if there is no such file, and whatever a damaged one leads to.
