@@ -562,11 +562,11 @@ def _search_type() -> type[SearchConfig]:
 
     from search_spaces import AnySpace
     from stepsearch.search.config import SearchConfig
-    from trainers import AnyTrainer
+    from trainers import AnyTrainer, DenoisingConfig
 
     class Search(SearchConfig):
         space: Annotated[AnySpace, BeforeValidator(_named)]
-        trainer: Annotated[AnyTrainer, BeforeValidator(_named)] = AnyTrainer()
+        trainer: Annotated[AnyTrainer, BeforeValidator(_named)] = DenoisingConfig()
 
     return Search
 

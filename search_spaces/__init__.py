@@ -20,6 +20,7 @@ from search_spaces.min_snr import MinSnrSpace
 from search_spaces.p2 import P2Space
 from search_spaces.phase import PhaseSpace
 from search_spaces.speed import SpeedSpace
+from search_spaces.timetuner import TimeTunerSpace
 from stepsearch.config import parse
 from stepsearch.errors import UserError
 from stepsearch.search.trial import TrainerFacts
@@ -37,6 +38,7 @@ SPACES: dict[str, type[SearchSpace]] = {
     "loss_second_moment": LossSecondMomentSpace,
     "infonoise": InfoNoiseSpace,
     "edm2_uncertainty": UncertaintySpace,
+    "timetuner": TimeTunerSpace,
 }
 
 AnySpace = Annotated[
@@ -51,7 +53,8 @@ AnySpace = Annotated[
     | AdaptiveSpace
     | LossSecondMomentSpace
     | InfoNoiseSpace
-    | UncertaintySpace,
+    | UncertaintySpace
+    | TimeTunerSpace,
     Field(discriminator="kind"),
 ]
 
@@ -81,6 +84,7 @@ __all__ = [
     "SearchSpace",
     "SpeedSpace",
     "Suggest",
+    "TimeTunerSpace",
     "TrainerFacts",
     "UncertaintySpace",
     "space",

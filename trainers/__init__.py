@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from stepsearch.config import parse
 from stepsearch.errors import UserError
 from trainers.denoising import DenoisingConfig
+from trainers.timetuner import TimeTunerConfig
 
-TRAINERS: dict[str, type[DenoisingConfig]] = {"denoising": DenoisingConfig}
+TRAINERS: dict[str, type[DenoisingConfig] | type[TimeTunerConfig]] = {
+    "denoising": DenoisingConfig,
+    "timetuner": TimeTunerConfig,
+}
 
-AnyTrainer = DenoisingConfig
+
+def _denoising_unless_said(trainer: Any) -> Any:
+    return {"kind": "denoising"} | trainer if isinstance(trainer, dict) else trainer
 
 
-def trainer(kind: str = "denoising", **fields: Any) -> DenoisingConfig:
+AnyTrainer = Annotated[
+    Annotated[DenoisingConfig | TimeTunerConfig, Field(discriminator="kind")],
+    BeforeValidator(_denoising_unless_said),
+]
+
+
+def trainer(kind: str = "denoising", **fields: Any) -> Any:
     """The trainer `kind` with these fields, e.g. trainer("denoising", training={"lr": 2e-3})."""
     if kind not in TRAINERS:
         raise UserError(f"trainer.kind must be one of {', '.join(TRAINERS)}, got {kind!r}")
@@ -22,4 +36,4 @@ def trainer(kind: str = "denoising", **fields: Any) -> DenoisingConfig:
     return parse(TRAINERS[kind], data, where="trainer")
 
 
-__all__ = ["TRAINERS", "AnyTrainer", "DenoisingConfig", "trainer"]
+__all__ = ["TRAINERS", "AnyTrainer", "DenoisingConfig", "TimeTunerConfig", "trainer"]

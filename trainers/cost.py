@@ -60,6 +60,21 @@ def measure(training: Training, sampler: SamplerConfig, judge: JudgeConfig, data
         )
 
 
+def measure_drawing(
+    draw: Callable[[int], object], judge: JudgeConfig | None, data: Dataset, *, gpu: bool
+) -> Cost:
+    """Time a trial that trains nothing, whose steps draw images; without a judge, no scores."""
+    torch.set_num_threads(1)
+    clock, batch_size = time.perf_counter if gpu else time.process_time, 32
+    draw(1)  # the first one allocates
+    step_s = _seconds_a_unit(lambda steps: draw(steps * batch_size), clock)
+    if judge is None:
+        return Cost(batch_size, step_s, 0.0, 0.0, 0)
+    with TemporaryDirectory() as scratch:
+        scoring = _scoring(judge, data, Path(scratch), clock)
+    return Cost(batch_size, step_s, scoring, _learning(judge, data, clock), 0)
+
+
 def _seconds_a_unit(work: Callable[[int], object], clock: Clock, most: int = 2**20) -> float:
     """Work on 1, 2, 4 ... units until that takes long enough to be timed."""
     units = 1

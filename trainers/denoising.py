@@ -75,6 +75,10 @@ class DenoisingConfig(Config):
         self.strategy.build(process.alpha_bar, self._target)
         self.sampler.check(process)
 
+    def resolved(self) -> DenoisingConfig:
+        """It depends on nothing that may change."""
+        return self
+
     def warm_up(self) -> None:
         """The data, and diffusers, which takes seconds."""
         self.denoiser.build(self.dataset.load().shape, seed=0)
@@ -82,7 +86,7 @@ class DenoisingConfig(Config):
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Train the judge's classifier once; its accuracy, and the scores of real images."""
         torch.set_num_threads(1)
-        judge = _judge(self.judge, self.dataset, cache)
+        judge = judge_of(self.judge, self.dataset, cache)
         real = {f"real_{name}": value for name, value in judge.reference().items()}
         return {"judge_accuracy": judge.accuracy} | real
 
@@ -148,6 +152,9 @@ class DenoisingConfig(Config):
                 np.array(rows[0]["log_snr"]),
                 np.array([row["loss"] for row in rows], dtype=np.float64),
             ).savefig(pictures / "loss_by_log_snr.png", dpi=110)
+
+    def overview(self, folder: Path, leaderboard: pd.DataFrame) -> None:
+        """The quality of all trials over their images, which every search draws, says it all."""
 
     def export(
         self,
@@ -261,7 +268,7 @@ def _evaluate(
     pictures = trial.folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
-    return _judge(config.judge, config.dataset, trial.cache).score(images)
+    return judge_of(config.judge, config.dataset, trial.cache).score(images)
 
 
 def _summary(
@@ -286,7 +293,7 @@ def _summary(
 
 
 @lru_cache(maxsize=2)
-def _judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Judge:
+def judge_of(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Judge:
     """The judge of a data set, once a process."""
     data = dataset.load()
     return Judge.prepare(

@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -91,6 +92,9 @@ if TYPE_CHECKING:
 else:
     Place = Annotated[AbsolutePath, WrapValidator(_place), PlainSerializer(str, when_used="json")]
 """Where searches lie: a folder, or `s3://bucket/prefix`."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""Of a search, and so of its folder."""
 
 
 def parse(model: type[C], data: Any, where: str = "") -> C:

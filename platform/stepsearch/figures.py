@@ -53,7 +53,7 @@ def strategy_curves(
     density = len(p) * p
     panels = {"density\n(times uniform)": density, "weight": w, "density × weight": density * w}
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(6.4, 5.6, rows=3)
+        figure, axes = new_figure(6.4, 5.6, rows=3)
         for axis, (label, y), colour in zip(axes, panels.items(), COLOURS, strict=False):
             axis.axhline(1, color=GREY, linestyle="--", linewidth=1, label="uniform")
             axis.plot(x, y, color=colour)
@@ -83,7 +83,7 @@ def loss_by_log_snr(
     values = np.ma.masked_invalid(np.asarray(loss, dtype=float).T)
     norm = LogNorm() if values.count() and values.min() > 0 else None
     with mpl.rc_context(STYLE):
-        figure, (axis,) = _figure(6.4, 3.8, right=1.0)
+        figure, (axis,) = new_figure(6.4, 3.8, right=1.0)
         across = np.array([0, *images_seen], dtype=float)
         mesh = axis.pcolormesh(across, _edges(log_snr), values, norm=norm, cmap="cividis")
         axis.grid(visible=False)
@@ -105,7 +105,7 @@ def density_over_training(
     """
     values = np.asarray(density, dtype=float).T
     with mpl.rc_context(STYLE):
-        figure, (axis,) = _figure(6.4, 3.8, right=1.0)
+        figure, (axis,) = new_figure(6.4, 3.8, right=1.0)
         across = np.array([0, *images_seen], dtype=float)
         edges = np.linspace(0, T, len(values) + 1)
         mesh = axis.pcolormesh(across, edges, values, cmap="cividis", vmin=0)
@@ -135,7 +135,7 @@ def quality_curves(
         raise ValueError("curves must hold at least one curve, got none")
     others = _best_first({k: v for k, v in curves.items() if k != baseline}, direction)
     with mpl.rc_context(STYLE):
-        figure, (axis,) = _figure(6.4, 4.2)
+        figure, (axis,) = new_figure(6.4, 4.2)
         for label in others[len(COLOURS) :]:
             axis.plot(*curves[label], color=PALE, linewidth=1)
         if baseline is not None and baseline in curves:
@@ -154,7 +154,7 @@ def quality_curves(
     return figure
 
 
-def _figure(
+def new_figure(
     width: float, height: float, rows: int = 1, right: float = 0.2
 ) -> tuple[Figure, list[Axes]]:
     """Axes one above the other; everything in inches, `right` is the margin there.

@@ -33,3 +33,11 @@ def _mosaic(tiles: npt.NDArray[np.uint8], columns: int, gap: int) -> Image.Image
         y, x = gap + row * (height + gap), gap + column * (width + gap)
         picture[y : y + height, x : x + width] = tile.transpose(1, 2, 0)
     return Image.fromarray(picture.squeeze(2) if channels == 1 else picture)
+
+
+def beside(left: Image.Image, right: Image.Image, gap: int = 16) -> Image.Image:
+    """Two pictures of one height as one."""
+    picture = Image.new(left.mode, (left.width + gap + right.width, left.height), "white")
+    picture.paste(left, (0, 0))
+    picture.paste(right, (left.width + gap, 0))
+    return picture

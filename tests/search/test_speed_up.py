@@ -50,3 +50,8 @@ def test_the_median_of_three_seeds_bears_one_that_never_got_there() -> None:
 def test_without_a_pair_there_is_no_speed_up() -> None:
     assert speed_up([], [{100: 1.0}]) is None
     assert speed_up([{}], [{100: 1.0}]) is None
+
+
+def test_one_report_says_nothing_of_speed() -> None:
+    assert speed_up([{100: 2.0}], [{100: 1.0}]) is None
+    assert speed_up([{50: 3.0, 100: 2.0}], [{100: 1.0}]) == SpeedUp((1.0,))

@@ -51,7 +51,7 @@ def load_or_train(
     them trains, writes a file of its own and moves it into place.
     Raises UserError when `file` cannot be written.
     """
-    with _one_at_a_time(file):
+    with one_at_a_time(file):
         try:
             return _load(config, train, file)
         except (FileNotFoundError, NotADirectoryError):
@@ -67,8 +67,8 @@ def load_or_train(
 
 
 @contextlib.contextmanager
-def _one_at_a_time(file: Path) -> Iterator[None]:
-    """Without a lock where there can be none: in a folder that is only read, say."""
+def one_at_a_time(file: Path) -> Iterator[None]:
+    """Alone with `file` on this machine; without a lock where there can be none."""
     lock = FileLock(file.with_suffix(".lock"))
     with contextlib.suppress(OSError, NotImplementedError):
         file.parent.mkdir(parents=True, exist_ok=True)

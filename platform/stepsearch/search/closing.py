@@ -105,12 +105,13 @@ def _comparison(result: SearchResult) -> Text:
             f"No trial beat the {baseline.label} baseline ({metric} {baseline.value:.3g})."
         )
     seeds = len(winner.values)
-    return Text(
+    best = (
         f"Best: trial {winner.number} ({winner.label}), {metric} {winner.value:.3g} against "
-        f"{baseline.value:.3g} of {baseline.label} ({seeds} seed{'s' * (seeds > 1)} each). "
-        f"Speed-up in images to the baseline's final quality: {winner.speed_up}.",
-        style="bold",
+        f"{baseline.value:.3g} of {baseline.label} ({seeds} seed{'s' * (seeds > 1)} each)."
     )
+    if winner.speed_up is not None:
+        best += f" Speed-up in images to the baseline's final quality: {winner.speed_up}."
+    return Text(best, style="bold")
 
 
 def _ranks(result: SearchResult) -> str:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from stepsearch.bucket import S3Url
 from stepsearch.cluster import LanesConfig
-from stepsearch.config import Config, Place, merge, parse
+from stepsearch.config import Config, Name, Place, merge, parse
 from stepsearch.errors import UserError
 from stepsearch.study import AnyOptunaSampler, Objective, TpeConfig
 from stepsearch.tracking import TrackingConfig
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-"""Of a search, and so of its folder."""
 
 
 class BudgetConfig(Config):
@@ -127,11 +124,14 @@ class SearchConfig(Config):
         return self
 
     def resolved(self) -> SearchConfig:
-        """With the trainer's own objective and guards written out where the file names none."""
+        """With all written out that the file leaves to the trainer."""
         own = Objective(self.trainer.objective())
         objectives = self.objectives or (own,)
         guards = dict(self.trainer.guards()) if self.guards is None else self.guards
-        return self.model_copy(update={"objectives": objectives, "guards": guards})
+        trainer = self.trainer.resolved()
+        return self.model_copy(
+            update={"objectives": objectives, "guards": guards, "trainer": trainer}
+        )
 
     def extended(
         self,

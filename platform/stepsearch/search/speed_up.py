@@ -55,11 +55,12 @@ def speed_up(
 ) -> SpeedUp | None:
     """Compare the curves of a trial with the baseline's, seed by seed; None without any pair.
 
-    Both sequences are in the order of the seeds; a baseline curve ends at its whole budget.
+    One report is no curve: it says how good a trial is and nothing of its speed. Both sequences
+    are in the order of the seeds; a baseline curve ends at its whole budget.
     """
     ratios = []
     for reference, curve in zip(baseline, trial, strict=False):
-        if not reference or not curve:
+        if len(reference) < 2 or not curve:
             continue
         budget = max(reference)
         images = images_to_reach(curve, reference[budget], minimize=minimize)

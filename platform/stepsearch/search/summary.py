@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from stepsearch.errors import UserError
 from stepsearch.figures import quality_curves
 from stepsearch.search.leaderboard import Row
 from stepsearch.search.result import SearchResult
@@ -19,11 +20,15 @@ def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> None:
     folder.mkdir(exist_ok=True)
     write_leaderboard(result, folder)
     draw_quality(result, folder / "quality.png")
+    result.config.trainer.overview(folder, result.leaderboard.frame())
     tracker.log_artifacts(tracker.search, folder, "summary")
     if result.winner is not None and not result.interrupted:
         bundle = result.folder.path / "bundle"
         shutil.rmtree(bundle, ignore_errors=True)
-        tracker.log_artifacts(tracker.search, result.export(bundle), "bundle")
+        try:
+            tracker.log_artifacts(tracker.search, result.export(bundle), "bundle")
+        except UserError as error:  # a winner that its trainer does not let out
+            tracker.set_tags(tracker.search, {"no_bundle": str(error)})
     tracker.end_search("interrupted" if result.interrupted else "finished")
 
 
@@ -35,10 +40,11 @@ def write_leaderboard(result: SearchResult, folder: Path) -> None:
 
 
 def draw_quality(result: SearchResult, path: Path) -> None:
-    """The primary metric of every trial against the images it has seen; nothing without one."""
+    """The primary metric of every trial against the images it has seen; nothing without a curve,
+    which takes two reports."""
     curves = {f"{row.number:03d} {row.label}": _curve(result, row) for row in _reported(result)}
     baseline = result.leaderboard.baseline
-    if curves:
+    if any(len(seen) > 1 for seen, _ in curves.values()):
         quality_curves(
             curves,
             metric=result.config.primary.name,

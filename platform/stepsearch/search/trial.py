@@ -56,6 +56,8 @@ class TrainerFacts:
     alpha_bar: FloatArray
     """The noise process; its length is T."""
     prediction_type: PredictionType = "epsilon"
+    random_steps: bool = True
+    """Whether it can judge samplers whose steps add noise."""
 
     @property
     def T(self) -> int:
@@ -100,6 +102,9 @@ class Trainer(Protocol):
         """Raise UserError for what a validated configuration cannot know: a missing data set, a
         batch that the lane's workers cannot share. Quick, and writes nothing."""
 
+    def resolved(self) -> Trainer:
+        """With everything written out that it would look up, and that may be different later."""
+
     def warm_up(self) -> None:
         """Import and read what every trial needs; once in each process that trains."""
 
@@ -120,6 +125,9 @@ class Trainer(Protocol):
 
     def illustrate(self, folder: Path) -> None:
         """Draw the pictures of an ended trial into `folder`/pictures."""
+
+    def overview(self, folder: Path, leaderboard: pd.DataFrame) -> None:
+        """Draw pictures of the whole search into `folder`; the leaderboard has a line a trial."""
 
     def export(
         self,

@@ -55,3 +55,13 @@ def test_log_snr_falls_evenly_and_edm_by_its_seventh_root() -> None:
     np.testing.assert_allclose(steps, steps[0])
     roots = np.diff(knots("edm", 7, VP).sigmas[:-1] ** (1 / 7))
     np.testing.assert_allclose(roots, roots[0])
+
+
+def test_ays_and_gits_are_their_authors_on_the_authors_process() -> None:
+    """EDM's 80 ... 0.002 in 6 steps: AYS' closed form for N(0, 0.5^2), and GITS' CIFAR-10."""
+    sigma = np.geomspace(0.002, 80, 1000)
+    found = {name: knots(name, 6, 1 / (1 + sigma**2)).sigmas for name in ("ays", "gits")}
+    ays = [80, 1.83269, 0.86039, 0.49888, 0.28906, 0.13520, 0.002]
+    np.testing.assert_allclose(found["ays"], ays, rtol=1e-4)
+    gits = [80, 10.9836, 3.8811, 1.584, 0.5666, 0.1698, 0.002]
+    np.testing.assert_allclose(found["gits"], gits, rtol=1e-4)

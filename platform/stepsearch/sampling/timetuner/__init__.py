@@ -3,9 +3,10 @@
 from stepsearch.sampling.timetuner.analytic import measure_gamma
 from stepsearch.sampling.timetuner.draw import Verdict, compare, draw, gap_to
 from stepsearch.sampling.timetuner.export import write_tuned
-from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, tune, tune_slot
+from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses, tune, tune_slot
 from stepsearch.sampling.timetuner.network import Network, check_times, evaluate, guided
 from stepsearch.sampling.timetuner.samplers import KINDS, SolverConfig
+from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 from stepsearch.sampling.timetuner.trajectories import TRAJECTORIES, knots
 from stepsearch.sampling.timetuner.tuned_file import TunedFile, load_tuned
 
@@ -14,6 +15,7 @@ __all__ = [
     "TRAJECTORIES",
     "GradientConfig",
     "Network",
+    "ShiftedTimes",
     "SolverConfig",
     "Tuned",
     "TunedFile",
@@ -26,6 +28,7 @@ __all__ = [
     "guided",
     "knots",
     "load_tuned",
+    "losses",
     "measure_gamma",
     "tune",
     "tune_slot",

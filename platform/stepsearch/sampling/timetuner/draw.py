@@ -21,20 +21,21 @@ def draw(
     *,
     shape: tuple[int, int, int],
     seed: int,
+    first: int = 0,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """n images [n, C, H, W] in [-1, 1], on the CPU; image i depends on (seed, i) only.
 
-    The noise is that of `stepsearch.sampling.sampler.generate`. Raises UserError for a tau that
-    does not fit and Diverged for images that are not finite.
+    The first one is number `first`. The noise is that of `stepsearch.sampling.sampler.generate`.
+    Raises UserError for a tau that does not fit and Diverged for images that are not finite.
     """
     from diffusers.utils.torch_utils import randn_tensor
 
     tau = check_tau(tau, network).to(device)
     batches = []
-    for first in range(0, n, batch_size):
-        noise = [generator("image", seed, i) for i in range(first, min(first + batch_size, n))]
+    for low in range(first, first + n, batch_size):
+        noise = [generator("image", seed, i) for i in range(low, min(low + batch_size, first + n))]
         x = randn_tensor((len(noise), *shape), generator=noise, device=torch.device(device))
         batches.append(_sample(network, tau, x, noise).clamp(-1, 1).cpu())
     images = torch.cat(batches)

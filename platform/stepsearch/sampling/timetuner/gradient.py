@@ -111,6 +111,22 @@ def _in_turn(network: Network, images: Tensor, config: GradientConfig) -> list[F
     return found
 
 
+def losses(network: Network, tau: Tensor, images: Tensor, config: GradientConfig) -> list[float]:
+    """Eq. 9 of each slot for given times, on the batches that `tune` holds out; [S]."""
+    solver = network.solver
+    alpha, sigma = solver.noisiest
+    pairs = list(_pairs(images, config))[-config.held_out :]
+    states = [solver.start(alpha * x0 + sigma * noise) for x0, noise in pairs]
+    found = []
+    for slot in range(solver.nfe):
+        batches = [batch(network, s, slot, config.batches + i) for i, s in enumerate(states)]
+        with torch.no_grad():
+            each = [float(loss(network, b, tau[slot])) for b in batches]
+        found.append(sum(each) / len(each))
+        states = [step(network, b, tau[slot]) for b in batches]
+    return found
+
+
 def tune_slot(network: Network, slot: int, images: Tensor, config: GradientConfig) -> Found:
     """Eq. 11 for one slot, which depends on no other: each may be tuned by another worker."""
     batches = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -13,8 +14,14 @@ from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner.analytic import AnalyticScheduler
 from stepsearch.sampling.timetuner.consistency import ConsistencySolver
 from stepsearch.sampling.timetuner.solver import Solver
-from stepsearch.sampling.timetuner.trajectories import UNIFORM, Trajectory, knots
+from stepsearch.sampling.timetuner.trajectories import (
+    ENDS_ABOVE_ZERO,
+    UNIFORM,
+    Trajectory,
+    knots,
+)
 from stepsearch.sampling.timetuner.tuned_timesteps import quiet
+from stepsearch.strategies.base import FloatArray
 
 Kind = Literal[
     "ddim",
@@ -32,7 +39,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _TARGETS = ("epsilon", "v_prediction", "sample")
 """What diffusers' schedulers for variance-preserving processes take."""
 _INTEGERS = ("leading", "leading_1", "trailing", "linspace", "quadratic")
-_ENDS_ABOVE_ZERO = ("quadratic_continuous", "log_snr")
 _CLIPPING = ("ddpm", "analytic_ddim", "analytic_ddpm")
 _STOCHASTIC = ("ddpm", "analytic_ddim", "analytic_ddpm", "cm")
 
@@ -60,7 +66,7 @@ class SolverConfig(Config):
         if self.kind in _CLIPPING:
             self._runs(_INTEGERS)
         elif self.kind == "dpm_solver_2":  # in eps it has no step to sigma = 0
-            self._runs(_ENDS_ABOVE_ZERO)
+            self._runs(ENDS_ABOVE_ZERO)
         if self.clip_sample and not (own or self.kind in _CLIPPING):
             raise UserError(
                 "sampler.clip_sample must be false except for ddim on a uniform trajectory, ddpm "
@@ -78,6 +84,15 @@ class SolverConfig(Config):
                 f"sampler.trajectory must be one of {', '.join(allowed)} for {self.kind}, "
                 f"got {self.trajectory!r}"
             )
+
+    def times(self, alpha_bar: FloatArray) -> FloatArray:
+        """[S], what the network is told untuned, one time an evaluation; `cm` has its own.
+
+        Raises UserError if this sampler cannot run on the process.
+        """
+        self.check(len(alpha_bar))
+        times = knots(self.trajectory, self.num_steps, alpha_bar).times
+        return np.repeat(times, 2)[1:] if self.kind == "heun" else times
 
     @property
     def stochastic(self) -> bool:

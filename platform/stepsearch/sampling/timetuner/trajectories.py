@@ -19,10 +19,17 @@ Trajectory = Literal[
     "quadratic_continuous",
     "log_snr",
     "edm",
+    "ays",
+    "gits",
 ]
 TRAJECTORIES: tuple[Trajectory, ...] = get_args(Trajectory)
 UNIFORM = ("leading", "leading_1", "trailing")
 """The trajectories that diffusers' DDIMScheduler runs itself."""
+ENDS_ABOVE_ZERO = ("quadratic_continuous", "log_snr", "ays", "gits")
+"""The trajectories that end at the process's lowest noise level, not at none."""
+_SIGMA_DATA = 0.5
+_GITS_CIFAR10 = (80, 10.9836, 3.8811, 1.584, 0.5666, 0.1698, 0.002)
+"""Of GITS' released code, for 6 steps of EDM's CIFAR-10 denoiser."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +58,8 @@ def knots(trajectory: Trajectory, K: int, alpha_bar: FloatArray) -> Knots:
     | quadratic_continuous | linspace(sqrt(1), sqrt(1/T), K + 1)^2 T - 1 (DPM-Solver) | t = 0 |
     | log_snr | log SNR evenly (DPM-Solver) | t = 0 |
     | edm | sigma^(1/7) evenly (EDM, rho = 7) | no noise |
+    | ays | arctan(sigma / 0.5) evenly: optimal for N(0, 0.5^2) (Align Your Steps) | t = 0 |
+    | gits | as GITS' for CIFAR-10, stretched in log sigma to this process | t = 0 |
 
     Raises UserError where K is more than T, or gives a timestep twice or beyond the last.
     """
@@ -59,8 +68,8 @@ def knots(trajectory: Trajectory, K: int, alpha_bar: FloatArray) -> Knots:
         raise UserError(f"sampler.num_steps must be in 1..{T} (T), got {K}")
     log_sigma = np.log(1 / alpha_bar - 1) / 2
     lowest = float(np.exp(log_sigma[0]))
-    ends = lowest if trajectory in ("log_snr", "quadratic_continuous") else 0.0
-    if trajectory in ("log_snr", "edm"):
+    ends = lowest if trajectory in ENDS_ABOVE_ZERO else 0.0
+    if trajectory in ("log_snr", "edm", "ays", "gits"):
         levels = _levels(trajectory, K, log_sigma)
         times = np.interp(np.log(levels), log_sigma, np.arange(T))
         return Knots(times, np.append(levels, ends))
@@ -100,10 +109,19 @@ def quadratic_times(first: float, last: float, K: int) -> FloatArray:
 
 def _levels(trajectory: Trajectory, K: int, log_sigma: FloatArray) -> FloatArray:
     """The K sigmas, from the process's highest."""
+    first, last = log_sigma[[-1, 0]].tolist()
+    levels: FloatArray
     if trajectory == "log_snr":
-        levels: FloatArray = np.exp(np.linspace(log_sigma[-1], log_sigma[0], K + 1)[:-1])
-        return levels
-    rho = 7
-    highest, lowest = np.exp(log_sigma[[-1, 0]] / rho).tolist()
-    levels = np.linspace(highest, lowest, K) ** rho
+        levels = np.exp(np.linspace(first, last, K + 1)[:-1])
+    elif trajectory == "edm":
+        rho = 7
+        levels = np.linspace(np.exp(first / rho), np.exp(last / rho), K) ** rho
+    elif trajectory == "ays":
+        low, high = (np.arctan(np.exp(end) / _SIGMA_DATA) for end in (last, first))
+        levels = _SIGMA_DATA * np.tan(np.linspace(high, low, K + 1)[:-1])
+    else:
+        known = np.log(_GITS_CIFAR10)
+        even = np.linspace(0, 1, K + 1)[:-1]
+        shape = np.interp(even, np.linspace(0, 1, len(known)), known)
+        levels = np.exp(np.interp(shape, known[[-1, 0]], [last, first]))
     return levels

@@ -1,0 +1,327 @@
+"""Trials that train nothing: what they report, keep, draw and export."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from stepsearch.errors import Diverged, UserError
+from stepsearch.sampling.timetuner import draw, load_tuned
+from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
+from stepsearch.search.trial import Trial
+from trainers import TimeTunerConfig, trainer
+from trainers.timetuner import TIMES, run
+from trainers.tuning import bench, compared, solution
+
+QUICK = {"iterations": 2, "batches": 2, "held_out": 1, "batch_size": 8, "check_every": 1}
+MOVED = {"r": (0.1, 0.2, -0.1, 0.3)}
+UNTUNED = [999, 749, 499, 249]
+CPU = torch.device("cpu")
+
+
+class Listener:
+    def __init__(self, until: int = 10**9) -> None:
+        self.until = until
+        self.heard: list[dict[str, float]] = []
+
+    def __call__(self, metrics: Mapping[str, float]) -> bool:
+        timed = ("tuning_cpu_s", "evaluation_cpu_s")
+        self.heard.append({k: v for k, v in metrics.items() if k not in timed})
+        return True
+
+    def progress(self, images_seen: int) -> bool:
+        return images_seen < self.until
+
+
+@pytest.fixture
+def config(saved_pipeline: Path) -> Callable[..., TimeTunerConfig]:
+    """config(times={...}): a trainer on four steps of DDIM."""
+
+    def make(**fields: Any) -> TimeTunerConfig:
+        made: TimeTunerConfig = trainer(
+            "timetuner",
+            **{
+                "checkpoint": {"kind": "folder", "path": str(saved_pipeline)},
+                "sampler": {"num_steps": 4},
+                "gradient": QUICK,
+                "judge": {"samples": 32, "classifier": {"budget": 1000}},
+            }
+            | fields,
+        )
+        return made
+
+    return make
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Callable[..., Trial]:
+    def make(config: TimeTunerConfig, images: tuple[int, ...] = (32,), seed: int = 0) -> Trial:
+        folder = tmp_path / f"trial {len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        return Trial(0, config, seed, images, folder, tmp_path / "cache")
+
+    return make
+
+
+def heard(trial: Trial) -> list[dict[str, float]]:
+    listener = Listener()
+    run(trial, listener)
+    return listener.heard
+
+
+def test_the_untuned_trial_is_what_all_others_are_compared_with(config: Any, trial: Any) -> None:
+    made = trial(config())
+    (metrics,) = heard(made)
+    assert metrics["images_seen"] == 32
+    assert metrics["nfe"] == 4
+    assert metrics["fd_digits_ratio"] == metrics["pixel_fd_ratio"] == 1
+    assert metrics["off_manifold_excess"] == 0
+    assert all(math.isfinite(value) for value in metrics.values())
+    times = json.loads((made.folder / TIMES).read_text())
+    assert times["tau"] == times["t"] == UNTUNED
+    assert times["loss"] == times["loss_untuned"]
+    assert config().objective() == "fd_digits_ratio"
+    assert config().guards() == {"off_manifold_excess": 0.02}
+
+
+def test_a_trial_started_again_says_the_same_and_its_noise_is_the_seeds(
+    config: Any, trial: Any
+) -> None:
+    moved = config(times=MOVED)
+    first, again = (heard(trial(moved, (16, 32))) for _ in range(2))
+    assert first == again
+    assert [metrics["images_seen"] for metrics in first] == [16, 32]
+    assert first[1]["fd_digits_ratio"] != 1
+    (elsewhere,) = heard(trial(moved, (32,), seed=1))
+    assert elsewhere["fd_digits"] != first[1]["fd_digits"]
+
+
+def test_shifts_are_told_and_the_denoiser_stays_loaded(config: Any, trial: Any) -> None:
+    made = trial(config(times=MOVED))
+    run(made, Listener())
+    tau = json.loads((made.folder / TIMES).read_text())["tau"]
+    assert tau == pytest.approx([974, 699, 524, 174.3])
+    five = config(sampler={"kind": "euler", "num_steps": 5})
+    assert bench(five.checkpoint, five.dataset, CPU) is bench(
+        made.config.checkpoint, made.config.dataset, CPU
+    )
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "parallel"])
+def test_a_share_of_the_gradients_shifts_is_found_once_and_kept(
+    config: Any, trial: Any, strategy: Any, tmp_path: Path
+) -> None:
+    found = solution(config().untuned, strategy, "cpu", tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").glob("*.json")
+    assert json.loads(kept.read_text()) == {
+        "tau": list(found.tau),
+        "iterations": list(found.iterations),
+    }
+    tau = [979.0, 764.0, 470.0, 249.0]
+    kept.write_text(json.dumps({"tau": tau, "iterations": [1] * 4}))
+    solution.cache_clear()  # as another process has none
+    for share in (1, 0.5):
+        made = trial(config(times={strategy: share}))
+        run(made, Listener())
+        told = json.loads((made.folder / TIMES).read_text())["tau"]
+        wanted = [t + share * (each - t) for t, each in zip(UNTUNED, tau, strict=True)]
+        assert told == pytest.approx(wanted)
+
+
+def test_kept_times_that_cannot_be_read_are_found_again(config: Any, tmp_path: Path) -> None:
+    untuned = config().untuned
+    found = solution.__wrapped__(untuned, "parallel", "cpu", tmp_path)
+    (kept,) = tmp_path.glob("*.json")
+    kept.write_text('{"tau": [1')
+    assert solution.__wrapped__(untuned, "parallel", "cpu", tmp_path) == found
+
+
+def test_a_trial_stops_between_its_images(config: Any, trial: Any) -> None:
+    listener = Listener(until=256)
+    run(trial(config(), (512,)), listener)
+    assert listener.heard == []
+
+
+def test_the_distance_to_a_teacher_needs_no_labels(
+    config: Any, trial: Any, tmp_path: Path
+) -> None:
+    images = tmp_path / "unsorted"
+    images.mkdir()
+    for index in range(10):
+        pixels = np.random.default_rng(index).integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{index}.png")
+    unsorted = {"kind": "images", "path": str(images), "size": 8, "channels": 1}
+    teacher = {"dataset": unsorted, "score": "teacher", "teacher": {"num_steps": 10}}
+    made = config(**teacher)
+    made.check(workers=1)
+    assert made.objective() == "gap_ratio"
+    assert made.guards() == made.prepare(tmp_path) == {}
+    (metrics,) = heard(trial(config(**teacher, times=MOVED)))
+    assert set(metrics) == {"images_seen", "nfe", "gap", "gap_ratio"}
+    with pytest.raises(Diverged, match=r"^gap of the untuned times must be above 0"):
+        heard(trial(config(**teacher, sampler={"num_steps": 10}), (8,)))
+
+
+def test_a_reference_of_nothing_is_no_reference(config: Any) -> None:
+    zero = {"kid_digits": -0.01, "pixel_fd": 1.0, "off_manifold": 0.0}
+    with pytest.raises(Diverged, match=r"^kid_digits of the untuned times must be above 0"):
+        compared(config(score="kid"), zero, zero)
+
+
+def test_a_trial_leaves_its_times_and_samples_as_pictures(config: Any, trial: Any) -> None:
+    made = trial(config(times=MOVED))
+    run(made, Listener())
+    made.config.illustrate(made.folder)
+    pictures = {path.name: path for path in (made.folder / "pictures").iterdir()}
+    assert set(pictures) == {"times.png", "untuned_and_tuned_000000032.png"}
+    with Image.open(pictures["untuned_and_tuned_000000032.png"]) as picture:
+        width, height = picture.size
+        left, right = (
+            np.asarray(picture)[:, part] for part in (slice(0, height), slice(-height, None))
+        )
+        assert width > 2 * height * 0.99
+        assert not np.array_equal(left, right)
+    assert made.config.chart(80).splitlines()[0].split() == ["999", "->", "974"]
+    assert "0.5 of gradient-parallel" in config(times={"parallel": 0.5}).chart(40)
+
+
+def test_an_overview_shows_each_sampler_over_its_evaluations(config: Any, tmp_path: Path) -> None:
+    rows = [
+        {"label": f"{name} ddim-trailing-{nfe}", "param.case": f"ddim-trailing-{nfe}",
+         "metric.nfe": float(nfe), "metric.fd_digits": fd, "within_guards": True}
+        for name, nfe, fd in (("untuned", 5, 2.0), ("r0=.3", 5, 1.0), ("untuned", 10, 1.5))
+    ]  # fmt: skip
+    config().overview(tmp_path, pd.DataFrame(rows))
+    assert (tmp_path / "over_nfe.png").stat().st_size > 5000
+    empty = tmp_path / "empty"
+    config().overview(empty, pd.DataFrame({"label": []}))
+    assert not empty.exists()
+
+
+def export(made: Trial, out: Path) -> None:
+    made.config.export(
+        out,
+        trial=made.folder,
+        budget=32,
+        recipe="name: tuned\n",
+        leaderboard=pd.DataFrame({"trial": [0]}),
+        provenance={"search": "tuned", "trial": 0, "seed": 0},
+    )
+
+
+def test_an_exported_trial_draws_the_trials_images(
+    config: Any, trial: Any, tmp_path: Path
+) -> None:
+    made = trial(config())
+    run(made, Listener())
+    export(made, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md", "leaderboard.csv", "search.yaml", "timetuner.json", "tuned_timesteps.py",
+    }  # fmt: skip
+    file = load_tuned(tmp_path / "out" / "timetuner.json")
+    assert file.tau == file.timesteps == (999, 749, 499, 249)
+    assert file.verdict["metric"] == "pixel_fd"
+    assert len(file.verdict["tuned"]) == 3
+    assert file.note == "Found by trial 0 of the search tuned."
+    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    handle = attach(at.denoiser, load(tmp_path / "out" / "timetuner.json"))
+    network = at.network(made.config.sampler, "embedding")
+    draw(network, network.solver.times, 1, shape=(1, 8, 8), seed=0)
+    handle.remove()
+
+
+def test_times_that_do_worse_on_unseen_noise_are_not_exported(
+    config: Any, trial: Any, tmp_path: Path
+) -> None:
+    made = trial(config(times={"r": (0.7,) * 4}))
+    run(made, Listener())
+    message = r"^tau must do no worse than untuned on held-out seeds: worse than untuned: pixel_fd"
+    with pytest.raises(UserError, match=message):
+        export(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"sampler": {"num_steps": 1200}},
+         "sampler.num_steps must be at most 1000 (T), got 1200"),
+        ({"sampler": {"num_steps": 3}},
+         "sampler.num_steps must divide T = 1000 for trailing, got 3"),
+        ({"sampler": {"kind": "dpm_solver_2", "trajectory": "edm"}},
+         "sampler.trajectory must be one of quadratic_continuous, log_snr, ays, gits for "
+         "dpm_solver_2, got 'edm'"),
+        ({"times": {"r": (0.1,)}}, "times.r must have 4 numbers, got 1"),
+        ({"score": "teacher", "teacher": {"num_steps": 7}},
+         "sampler.num_steps must divide T = 1000 for trailing, got 7"),
+        ({"checkpoint": {"kind": "folder", "path": "/no/where"}},
+         "checkpoint.path must be a bundle or a diffusers pipeline with unet/ and scheduler/, got "
+         "'/no/where': config.json: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_one_line(config: Any, fields: Any, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        config(**fields).check(workers=1)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"sampler": {"kind": "cm"}},
+         "trainer.sampler must be another than cm, which has levels of its own"),
+        ({"sampler": {"kind": "ddpm"}, "score": "teacher"},
+         "trainer.score must be frechet or kid for ddpm, whose steps add noise, got 'teacher'"),
+        ({"score": "fid"},
+         "trainer.score must be one of 'frechet', 'kid' or 'teacher', got 'fid'"),
+        ({"times": {"sequential": 1.5}}, "trainer.times.sequential must be at most 1, got 1.5"),
+        ({"times": {"parallel": -1}}, "trainer.times.parallel must be at least 0, got -1"),
+        ({"times": {"r": 3}}, "trainer.times.r must be a list, got 3"),
+        ({"checkpoint": {"kind": "pickle"}},
+         "trainer.checkpoint.kind must be one of 'search', 'folder', got 'pickle'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_refused_with_one_line(config: Any, fields: Any, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        config(**fields)
+    assert str(error.value) == line
+
+
+def test_several_workers_and_missing_labels_are_refused(config: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^lanes.workers must be 1 for trainer timetuner, got 2"):
+        config().check(workers=2)
+    for index in range(10):
+        Image.fromarray(np.full((8, 8), 20 * index, dtype=np.uint8)).save(
+            tmp_path / f"{index}.png"
+        )
+    unsorted = {"kind": "images", "path": str(tmp_path), "size": 8, "channels": 1}
+    with pytest.raises(UserError, match=r"has no labels.*, or take score teacher$"):
+        config(dataset=unsorted).check(workers=1)
+    colour = {"kind": "images", "path": str(tmp_path), "size": 8}
+    message = (
+        r"^dataset must have images \[1, 8, 8\], which the checkpoint draws, got \[3, 8, 8\]$"
+    )
+    with pytest.raises(UserError, match=message):
+        config(dataset=colour, score="teacher").check(workers=1)
+
+
+@pytest.mark.parametrize("sampler", [
+    {"kind": "heun", "trajectory": "edm", "num_steps": 3},
+    {"kind": "analytic_ddpm", "trajectory": "leading", "num_steps": 3},
+    {"kind": "dpmpp_2m", "trajectory": "ays", "num_steps": 3},
+    {"kind": "ddim", "trajectory": "gits", "num_steps": 3},
+])  # fmt: skip
+def test_other_samplers_run_too(config: Any, trial: Any, sampler: Any) -> None:
+    slots = 5 if sampler["kind"] == "heun" else 3
+    (metrics,) = heard(trial(config(sampler=sampler, times={"r": [0.2] * slots})))
+    assert metrics["nfe"] == slots
+    assert math.isfinite(metrics["fd_digits_ratio"])

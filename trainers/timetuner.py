@@ -1,0 +1,309 @@
+"""Draw images with other times than the untuned ones, and judge them; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from stepsearch.config import Config
+from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
+from stepsearch.diffusion.workers import ALONE, Workers
+from stepsearch.errors import UserError
+from stepsearch.evaluation.distances import frechet_distance, statistics
+from stepsearch.evaluation.judge import JudgeConfig, check_labels, pixel_features
+from stepsearch.pictures import beside, sample_grid
+from stepsearch.sampling.timetuner import (
+    GradientConfig,
+    SolverConfig,
+    Tuned,
+    compare,
+    draw,
+    losses,
+    write_tuned,
+)
+from stepsearch.sampling.timetuner.network import TauScope
+from stepsearch.sampling.timetuner.shifts import ShiftedTimes
+from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
+from trainers.checkpoint import AnyCheckpoint, look
+from trainers.cost import measure_drawing
+from trainers.denoising import judge_of
+from trainers.tuning import PICTURED, STRATEGIES, bench, compared, scores, told, untuned
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CHUNK = 256
+"""Images drawn between two words to the search."""
+_UNSEEN_SEEDS = (1_000_001, 1_000_002, 1_000_003)
+"""Added to a search's seed: noise that no trial draws from."""
+TIMES = "times.json"
+
+
+class TimesConfig(Config):
+    """What the network is told: the untuned times, moved."""
+
+    r: tuple[float, ...] = Field((), description="shifts, a share of the way to the neighbour's")
+    sequential: float = Field(0.0, ge=0, le=1, description="share of the gradient's shifts, eq. 9")
+    parallel: float = Field(0.0, ge=0, le=1, description="share of the gradient's shifts, eq. 11")
+
+
+class TimeTunerConfig(Config):
+    """A trained denoiser and a sampler; spaces vary `sampler` and `times`, or any other field."""
+
+    kind: Literal["timetuner"] = "timetuner"
+    checkpoint: AnyCheckpoint
+    dataset: AnyDataset = DigitsConfig()
+    sampler: SolverConfig = SolverConfig()
+    tau_scope: TauScope = "embedding"
+    times: TimesConfig = TimesConfig()
+    gradient: GradientConfig = Field(
+        GradientConfig(), description="of the gradient's times; its strategy is that of `times`"
+    )
+    score: Literal["frechet", "kid", "teacher"] = Field(
+        "frechet", description="what trials are compared by; teacher: mean distance to its images"
+    )
+    teacher: SolverConfig = SolverConfig(num_steps=100)
+    judge: JudgeConfig = JudgeConfig()
+
+    @model_validator(mode="after")
+    def _runs(self) -> TimeTunerConfig:
+        for name, sampler in (("sampler", self.sampler), ("teacher", self.teacher)):
+            if sampler.kind == "cm":
+                raise ValueError(f"{name} must be another than cm, which has levels of its own")
+            if self.score == "teacher" and sampler.stochastic:
+                raise ValueError(
+                    f"score must be frechet or kid for {sampler.kind}, whose steps add noise, "
+                    "got 'teacher'"
+                )
+        return self
+
+    @property
+    def run(self) -> Run:
+        """What a lane calls for each trial."""
+        return run
+
+    @property
+    def judges(self) -> bool:
+        """Whether there are labels, and so a judge."""
+        data = self.dataset.load()
+        return data.train_labels is not None and data.held_out_labels is not None
+
+    @property
+    def primary(self) -> str:
+        """The score that trials are compared by."""
+        name = self.dataset.load().name
+        return {"frechet": f"fd_{name}", "kid": f"kid_{name}", "teacher": "gap"}[self.score]
+
+    @property
+    def untuned(self) -> TimeTunerConfig:
+        return self.model_copy(update={"times": TimesConfig()})
+
+    def facts(self) -> TrainerFacts:
+        """What a search space may know. Raises UserError without the checkpoint."""
+        trained = look(self.checkpoint)
+        return TrainerFacts(self.kind, trained.alpha_bar, random_steps=self.score != "teacher")
+
+    def check(self, workers: int) -> None:
+        """Raise UserError unless checkpoint, data, sampler and score fit together."""
+        if workers != 1:
+            raise UserError(
+                f"lanes.workers must be 1 for trainer {self.kind}, got {workers}: "
+                "more lanes try more times at once"
+            )
+        data, T = self.dataset.load(), len(look(self.checkpoint).alpha_bar)
+        if self.score != "teacher":
+            try:
+                check_labels(data.name, data.train_labels, data.held_out_labels)
+            except UserError as error:
+                raise UserError(f"{error}, or take score teacher") from None
+        self.sampler.check(T)
+        self._shifted()
+        if self.score == "teacher":
+            self.teacher.times(look(self.checkpoint).alpha_bar)
+        bench(self.checkpoint, self.dataset, torch.device("cpu"))
+
+    def resolved(self) -> TimeTunerConfig:
+        """With the number of the trial that is the earlier search's best one now."""
+        return self.model_copy(update={"checkpoint": self.checkpoint.pinned()})
+
+    def warm_up(self) -> None:
+        """The data and the denoiser; every later trial finds them in this process."""
+        bench(self.checkpoint, self.dataset, torch.device("cpu"))
+
+    def prepare(self, cache: Path) -> Mapping[str, float]:
+        """Train the judge's classifier once; its accuracy, and the scores of real images."""
+        if not self.judges:
+            return {}
+        torch.set_num_threads(1)
+        judge = judge_of(self.judge, self.dataset, cache)
+        real = {f"real_{name}": value for name, value in judge.reference().items()}
+        return {"judge_accuracy": judge.accuracy} | real
+
+    def probe(self, *, gpu: bool) -> Cost:
+        """Some images and their scores, timed; no gradient's times."""
+        at = bench(self.checkpoint, self.dataset, torch.device("cuda" if gpu else "cpu"))
+        network = at.network(self.sampler, self.tau_scope)
+        shape, times = at.trained.shape, network.solver.times
+
+        def some(n: int) -> Tensor:
+            return draw(network, times, n, shape=shape, seed=0, device=at.device)
+
+        judge = self.judge if self.judges else None
+        return measure_drawing(some, judge, self.dataset.load(), gpu=gpu)
+
+    def chart(self, width: int) -> str:
+        """t and tau, of the gradient's only how much of them."""
+        at = self._shifted()
+        shares = [(name, getattr(self.times, name)) for name in STRATEGIES]
+        lines = [f"{share:g} of gradient-{name}" for name, share in shares if share]
+        tau = at.times(self.times.r) if self.times.r else at.t
+        columns = [f"{t:>6.4g} -> {told:.4g}" for t, told in zip(at.t, tau, strict=True)]
+        return "\n".join(line[:width] for line in [*lines, *columns])
+
+    def _shifted(self) -> ShiftedTimes:
+        """Raises UserError if the sampler cannot run, or for another number of shifts."""
+        alpha_bar = look(self.checkpoint).alpha_bar
+        at = ShiftedTimes(self.sampler.times(alpha_bar).tolist(), 0, len(alpha_bar) - 1)
+        at.times(self.times.r or [0.0] * len(at.t))
+        return at
+
+    def objective(self) -> str:
+        """The score as a ratio to that of the untuned times, sampler by sampler."""
+        return f"{self.primary}_ratio"
+
+    def guards(self) -> Mapping[str, float]:
+        """A feature distance alone crowns samples full of static (docs/metrics.md)."""
+        return {"off_manifold_excess": 0.02} if self.judges else {}
+
+    def illustrate(self, folder: Path) -> None:
+        """Draw tau against t, and each slot's loss with tau and without."""
+        from stepsearch.tuned_figures import tuned_times
+
+        found = json.loads((folder / TIMES).read_text())
+        pictures = folder / "pictures"
+        pictures.mkdir(parents=True, exist_ok=True)
+        tuned_times(found["t"], found["tau"], found["loss_untuned"], found["loss"]).savefig(
+            pictures / "times.png", dpi=110
+        )
+
+    def overview(self, folder: Path, leaderboard: pd.DataFrame) -> None:
+        """Draw the best score of each sampler over its evaluations, with tau and without."""
+        from stepsearch.tuned_figures import score_over_nfe
+
+        column = f"metric.{self.primary}"
+        if not {column, "metric.nfe", "param.case"} <= set(leaderboard.columns):
+            return
+        rows = leaderboard[leaderboard["within_guards"]].dropna(subset=[column])
+        rows = rows.assign(family=rows["param.case"].str.rpartition("-")[0])
+        untuned = rows[rows["label"].str.startswith("untuned")]
+        curves = {
+            family: tuple(
+                each[each["family"] == family].groupby("metric.nfe")[column].min()
+                for each in (untuned, rows)
+            )
+            for family in rows["family"].unique()
+        }
+        if curves:
+            score_over_nfe(curves, self.primary).savefig(folder / "over_nfe.png", dpi=110)
+
+    def export(
+        self,
+        out: Path,
+        *,
+        trial: Path,
+        budget: int,
+        recipe: str,
+        leaderboard: pd.DataFrame,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write a trial's tau as `write_tuned` does, with the search beside it.
+
+        Its verdict is the distance in pixels, which no score lowers, on noise that no trial drew
+        from. Raises UserError if tau does worse there.
+        """
+        at = bench(self.checkpoint, self.dataset, torch.device("cpu"))
+        network = at.network(self.sampler, self.tau_scope)
+        found = json.loads((trial / TIMES).read_text())
+        tuned = Tuned(
+            torch.tensor(found["tau"]),
+            network.solver.times.clone(),
+            tuple(found["loss"]),
+            tuple(found["loss_untuned"]),
+            (0,) * network.solver.nfe,
+        )
+        real = statistics(pixel_features(at.images))
+
+        def pixel_fd(images: Tensor, seed: int) -> float:
+            return frechet_distance(*real, *statistics(pixel_features(images)))
+
+        seeds = [provenance["seed"] + unseen for unseen in _UNSEEN_SEEDS]
+        verdict = compare(
+            "pixel_fd", pixel_fd, network, tuned.tau, seeds, budget, at.trained.shape
+        )
+        note = f"Found by trial {provenance['trial']} of the search {provenance['search']}."
+        write_tuned(out, network, at.denoiser, self.sampler, tuned, verdict, note=note)
+        (out / "search.yaml").write_text(recipe, encoding="utf-8")
+        leaderboard.to_csv(out / "leaderboard.csv", index=False)
+
+
+def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
+    """One trial: its times, then images up to each milestone, scored beside the untuned ones'.
+
+    `images_seen` are the images drawn; image i comes from the same noise in every trial of a seed.
+    Raises Diverged.
+    """
+    config: TimeTunerConfig = trial.config
+    device = str(workers.device)
+    at = bench(config.checkpoint, config.dataset, workers.device)
+    network = at.network(config.sampler, config.tau_scope)
+    begun = time.process_time()
+    tau = told(config, network, device, trial.cache)
+    tuning_cpu_s = time.process_time() - begun
+    _keep_times(trial, network, tau, at.images)
+    drawn = torch.empty(0, *at.trained.shape)
+    for milestone in trial.milestones:
+        begun = time.process_time()
+        while (n := len(drawn)) < milestone:
+            size = min(_CHUNK, milestone - n)
+            some = draw(
+                network, tau, size, shape=at.trained.shape, seed=trial.seed, first=n, device=device
+            )
+            drawn = torch.cat([drawn, some])
+            if not report.progress(len(drawn)):
+                return
+        found = scores(config, drawn, trial.seed, device, trial.cache)
+        reference = untuned(config.untuned, trial.seed, milestone, device, trial.cache)
+        metrics = {"images_seen": float(milestone), "nfe": float(network.solver.nfe)}
+        metrics |= found | compared(config, found, reference.scores)
+        metrics |= {
+            "tuning_cpu_s": tuning_cpu_s,
+            "evaluation_cpu_s": time.process_time() - begun,
+        }
+        _picture(trial, reference.images, drawn[:PICTURED], milestone)
+        if not report(metrics):
+            return
+
+
+def _keep_times(trial: Trial, network: Any, tau: Tensor, images: Tensor) -> None:
+    """tau and the untuned times, each with eq. 9's losses of the slots."""
+    config, times = trial.config.gradient, network.solver.times
+    before = losses(network, times, images, config)
+    after = before if torch.equal(tau, times) else losses(network, tau, images, config)
+    content = {"t": times.tolist(), "tau": tau.tolist(), "loss_untuned": before, "loss": after}
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    (trial.folder / TIMES).write_text(json.dumps(content))
+
+
+def _picture(trial: Trial, before: Tensor, after: Tensor, images_seen: int) -> None:
+    """The first images of the untuned times, and beside them those with tau, from one noise."""
+    pictures = trial.folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    left, right = (sample_grid(images.numpy()) for images in (before, after))
+    beside(left, right).save(pictures / f"untuned_and_tuned_{images_seen:09d}.png")

@@ -1,0 +1,225 @@
+"""The times that a trial tells its network, and how well they do; kept from trial to trial."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepsearch.diffusion.datasets import AnyDataset
+from stepsearch.errors import Diverged, UserError
+from stepsearch.evaluation.cache import one_at_a_time
+from stepsearch.sampling.timetuner import (
+    Network,
+    ShiftedTimes,
+    SolverConfig,
+    check_times,
+    draw,
+    evaluate,
+    measure_gamma,
+    tune,
+)
+from stepsearch.sampling.timetuner.shifts import in_order
+from stepsearch.sampling.timetuner.tuned_timesteps import fingerprint
+from stepsearch.strategies import FloatArray
+from trainers.checkpoint import AnyCheckpoint, Trained, look
+from trainers.denoising import judge_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trainers.timetuner import TimeTunerConfig
+
+Strategy = Literal["sequential", "parallel"]
+STRATEGIES: tuple[Strategy, ...] = ("sequential", "parallel")
+_ANALYTIC = ("analytic_ddim", "analytic_ddpm")
+_GAMMA_IMAGES = 512
+PICTURED = 36
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A trained denoiser, loaded once a process, with the data that it was trained on."""
+
+    trained: Trained
+    denoiser: nn.Module
+    images: Tensor
+    """Clean ones, to tune on."""
+    device: torch.device
+
+    def network(self, sampler: SolverConfig, scope: Literal["embedding", "full"]) -> Network:
+        """The network under a sampler. Raises UserError where that cannot run."""
+        run = evaluate(self.denoiser)
+        gamma = self._gamma(sampler) if sampler.kind in _ANALYTIC else None
+        solver = sampler.build(self.trained.noise, self.trained.prediction_type, gamma)
+        return Network(run, solver, scope)
+
+    def _gamma(self, sampler: SolverConfig) -> Tensor:
+        """E||eps||^2 / d at the nominal timesteps, on images of the data."""
+        alpha_bar = torch.tensor(self.trained.alpha_bar)
+        images = self.images[:_GAMMA_IMAGES]
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+        kind = self.trained.prediction_type
+
+        def eps(x: Tensor, t: int) -> Tensor:
+            alpha, sigma = float(alpha_bar[t].sqrt()), float((1 - alpha_bar[t]).sqrt())
+            output: Tensor = self.denoiser(x, torch.tensor(float(t), device=x.device)).sample
+            if kind == "epsilon":
+                return output
+            v = kind == "v_prediction"
+            return alpha * output + sigma * x if v else (x - alpha * output) / sigma
+
+        times = sampler.times(self.trained.alpha_bar).astype(int).tolist()
+        return measure_gamma(eps, alpha_bar, times, images, noise.to(images)).cpu()
+
+
+@lru_cache(maxsize=2)
+def bench(checkpoint: AnyCheckpoint, dataset: AnyDataset, device: torch.device) -> Bench:
+    """Raises UserError for a checkpoint that cannot be used with this data."""
+    trained, data = look(checkpoint), dataset.load()
+    if data.shape != trained.shape:
+        raise UserError(
+            f"dataset must have images {list(trained.shape)}, which the checkpoint draws, "
+            f"got {list(data.shape)}"
+        )
+    denoiser = trained.load().to(device)
+    images = data.train.to(device)
+    with torch.no_grad():
+        check_times(evaluate(denoiser), images[:2], T=len(trained.alpha_bar))
+    return Bench(trained, denoiser, images, device)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the gradient found: `Tuned` as a file keeps it."""
+
+    tau: tuple[float, ...]
+    iterations: tuple[int, ...]
+
+
+@lru_cache(maxsize=64)
+def solution(config: TimeTunerConfig, strategy: Strategy, device: str, cache: Path) -> Solution:
+    """The gradient's times for a sampler, once a search: from `cache`, or found and kept there."""
+    gradient = config.gradient.model_copy(update={"strategy": strategy})
+    at = bench(config.checkpoint, config.dataset, torch.device(device))
+    key = {
+        "denoiser": fingerprint(at.denoiser),
+        "data": config.dataset.load().fingerprint,
+        "sampler": config.sampler.model_dump(),
+        "scope": config.tau_scope,
+        "gradient": gradient.model_dump(),
+        "device": device,
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    file = cache / f"timetuner-{name}.json"
+    with one_at_a_time(file):
+        found = _read(file)
+        if found is None:
+            network = at.network(config.sampler, config.tau_scope)
+            tuned = tune(network, at.images, gradient)
+            found = Solution(tuple(tuned.tau.tolist()), tuned.iterations)
+            _write(file, found)
+    return found
+
+
+def _read(file: Path) -> Solution | None:
+    try:
+        data = json.loads(file.read_text())
+        return Solution(tuple(map(float, data["tau"])), tuple(map(int, data["iterations"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(file: Path, found: Solution) -> None:
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps({"tau": found.tau, "iterations": found.iterations}))
+    os.replace(part, file)
+
+
+def told(config: TimeTunerConfig, network: Network, device: str, cache: Path) -> Tensor:
+    """tau [S] of a trial: the untuned times, to the last bit, where it says nothing else."""
+    times, nominal = config.times, network.solver.times
+    top = len(look(config.checkpoint).alpha_bar) - 1
+    at = ShiftedTimes(nominal.tolist(), 0, top)
+    r: FloatArray = np.array(times.r or [0.0] * len(nominal))
+    for strategy in STRATEGIES:
+        if share := getattr(times, strategy):
+            found = solution(config.untuned, strategy, device, cache)
+            r = r + share * at.shifts(found.tau)
+    if not r.any():
+        return nominal.clone()
+    tau = in_order(at.times(r.tolist())).clip(0, top)
+    return torch.tensor(tau, dtype=torch.float32)
+
+
+def scores(
+    config: TimeTunerConfig, images: Tensor, seed: int, device: str, cache: Path
+) -> dict[str, float]:
+    """Of images 0 ... n - 1 of a seed: the judge's scores, or the distance to the teacher's."""
+    found: dict[str, float] = {}
+    if config.judges:
+        found |= judge_of(config.judge, config.dataset, cache).score(images)
+    if config.score == "teacher":
+        wanted = _teacher(config.untuned, seed, len(images), device)
+        found["gap"] = float((images - wanted).flatten(1).norm(dim=1).mean())
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Untuned:
+    """What the untuned times do from the noise of a seed."""
+
+    scores: dict[str, float]
+    images: Tensor
+    """The first ones, for pictures."""
+
+
+@lru_cache(maxsize=64)
+def untuned(config: TimeTunerConfig, seed: int, n: int, device: str, cache: Path) -> Untuned:
+    """Once a process; it is `config.untuned` that is asked for."""
+    at = bench(config.checkpoint, config.dataset, torch.device(device))
+    network = at.network(config.sampler, config.tau_scope)
+    images = _draw(at, network, seed, n)
+    return Untuned(scores(config, images, seed, device, cache), images[:PICTURED].clone())
+
+
+@lru_cache(maxsize=4)
+def _teacher(config: TimeTunerConfig, seed: int, n: int, device: str) -> Tensor:
+    at = bench(config.checkpoint, config.dataset, torch.device(device))
+    network = at.network(config.teacher, "embedding")
+    return _draw(at, network, seed, n)
+
+
+def _draw(at: Bench, network: Network, seed: int, n: int) -> Tensor:
+    """With the untuned times."""
+    times = network.solver.times
+    return draw(network, times, n, shape=at.trained.shape, seed=seed, device=at.device)
+
+
+def compared(
+    config: TimeTunerConfig, found: dict[str, float], reference: dict[str, float]
+) -> dict[str, float]:
+    """Scores beside those of the untuned times: what can be compared from sampler to sampler.
+
+    Raises Diverged where a ratio means nothing.
+    """
+    names = [config.primary] + ["pixel_fd"] * config.judges
+    if reference[config.primary] <= 0:
+        raise Diverged(
+            f"{config.primary} of the untuned times must be above 0 to be compared with, "
+            f"got {reference[config.primary]:.3g}: draw more images or take another score"
+        )
+    ratios = {f"{name}_ratio": found[name] / reference[name] for name in names}
+    if config.judges:
+        ratios["off_manifold_excess"] = found["off_manifold"] - reference["off_manifold"]
+    return ratios
