@@ -17,14 +17,15 @@ from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
 from stepsearch.diffusion.loss import LossSummary, combine
 from stepsearch.diffusion.memory import Slices
-from stepsearch.diffusion.noise import AnyNoise, VPConfig
+from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels, score_names
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.sampler import SamplerConfig, generate
 from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
-from stepsearch.strategies import AnyStrategy, PredictionType, UniformConfig
+from stepsearch.strategies import AnyStrategy, PredictionType, Strategy, UniformConfig
+from stepsearch.strategies.staged import build_staged
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
 from trainers.rows import append_row, last_strategy, read_rows, strategy_row
@@ -72,12 +73,12 @@ class DenoisingConfig(Config):
         check_labels(data.name, data.train_labels, data.held_out_labels)
         self.denoiser.check(data.shape)
         self.noise.check(self._target)
-        self.strategy.build(process.alpha_bar, self._target)
+        self._strategy(process)
         self.sampler.check(process)
 
     def warm_up(self) -> None:
         """The data, and diffusers, which takes seconds."""
-        self.denoiser.build(self.dataset.load().shape, seed=0)
+        self.denoiser.build_for(self.dataset.load(), self.noise.build(), seed=0)
 
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Train the judge's classifier once; its accuracy, and the scores of real images."""
@@ -94,7 +95,7 @@ class DenoisingConfig(Config):
 
     def chart(self, width: int) -> str:
         """Density and weight of the strategy; `mirror` at this training's batch size."""
-        strategy = self.strategy.build(self.noise.build().alpha_bar, self._target)
+        strategy = self._strategy(self.noise.build())
         p = strategy.marginal(self.training.batch_size)
         return strategy_chart(p, strategy.w, width=width)
 
@@ -113,15 +114,20 @@ class DenoisingConfig(Config):
         process, data = self.noise.build(), self.dataset.load()
         return Training(
             self.training,
-            self.denoiser.build(data.shape, seed),
+            self.denoiser.build_for(data, process, seed),
             process,
-            self.strategy.build(process.alpha_bar, self._target),
+            self._strategy(process),
             data.train,
             budget=budget,
             seed=seed,
             workers=workers,
             slices=slices,
         )
+
+    def _strategy(self, process: NoiseProcess) -> Strategy:
+        """The strategy, inside each stage where the denoiser has stages."""
+        starts = self.denoiser.starts(self.dataset.load(), process)
+        return build_staged(self.strategy, process.alpha_bar, self._target, starts)
 
     def illustrate(self, folder: Path) -> None:
         """Draw p and w of the strategy, the loss by noise level where there are losses, and how
@@ -130,7 +136,7 @@ class DenoisingConfig(Config):
 
         process, pictures = self.noise.build(), folder / "pictures"
         pictures.mkdir(parents=True, exist_ok=True)
-        strategy = self.strategy.build(process.alpha_bar, self._target)
+        strategy = self._strategy(process)
         p, w = strategy.marginal(self.training.batch_size), strategy.w
         learned = read_rows(folder / "strategy.jsonl")
         if learned:

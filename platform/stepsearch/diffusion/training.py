@@ -85,6 +85,8 @@ class Training:
         """
         from diffusers.optimization import get_scheduler
 
+        from stepsearch.diffusion.multistage.networks import MultistageModel
+
         process.config.check(config.prediction_type)
         reuse_freed_memory()
         self.config, self.process, self.strategy = config, process, strategy
@@ -111,7 +113,8 @@ class Training:
         self._evaluator = Evaluator(self.denoiser, process, config.prediction_type, workers, most)
         self._network: nn.Module = self.denoiser
         if workers.size > 1:
-            self._network = DistributedDataParallel(self.denoiser)
+            stages = isinstance(self.denoiser, MultistageModel)  # a slice may lack one of them
+            self._network = DistributedDataParallel(self.denoiser, find_unused_parameters=stages)
 
     @property
     def ema(self) -> nn.Module:
