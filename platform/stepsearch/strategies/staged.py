@@ -32,7 +32,8 @@ class StagedStrategy(TableStrategy):
     def __init__(self, strategy: TableStrategy, starts: Sequence[int], **draws: bool) -> None:
         """Stage k + 1 begins at timestep starts[k]. Raises UserError where a stage has none that
         is drawn with a weight above 0."""
-        edges = [0, *starts, len(strategy.p)]
+        self._starts = (0, *starts)
+        edges = (*self._starts, len(strategy.p))
         p, w = np.zeros_like(strategy.p), np.zeros_like(strategy.w)
         self._stages = []
         for first, last in pairwise(edges):
@@ -45,9 +46,17 @@ class StagedStrategy(TableStrategy):
             own = np.zeros_like(strategy.p)
             own[inside] = strategy.p[inside] / strategy.p[inside].sum()
             w[inside] = strategy.w[inside] / (own @ strategy.w)
-            p += own / (len(edges) - 1)
+            p += own / len(self._starts)
             self._stages.append(InverseCDF(own, **draws))
         super().__init__(p, w, **draws)
+
+    @property
+    def note(self) -> str:
+        starts = ", ".join(str(start) for start in self._starts)
+        return (
+            "p and w are the strategy's inside each stage of the denoiser: the stages begin at"
+            f" timesteps {starts} and all have the same share of draws and the same weight."
+        )
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         stages, turn = len(self._stages), 0
