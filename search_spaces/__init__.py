@@ -20,6 +20,8 @@ from search_spaces.min_snr import MinSnrSpace
 from search_spaces.p2 import P2Space
 from search_spaces.phase import PhaseSpace
 from search_spaces.speed import SpeedSpace
+from search_spaces.stage_widths import StageWidthsSpace
+from search_spaces.stages import StagesSpace
 from stepsearch.config import parse
 from stepsearch.errors import UserError
 from stepsearch.search.trial import TrainerFacts
@@ -37,6 +39,8 @@ SPACES: dict[str, type[SearchSpace]] = {
     "loss_second_moment": LossSecondMomentSpace,
     "infonoise": InfoNoiseSpace,
     "edm2_uncertainty": UncertaintySpace,
+    "stages": StagesSpace,
+    "stage_widths": StageWidthsSpace,
 }
 
 AnySpace = Annotated[
@@ -51,7 +55,9 @@ AnySpace = Annotated[
     | AdaptiveSpace
     | LossSecondMomentSpace
     | InfoNoiseSpace
-    | UncertaintySpace,
+    | UncertaintySpace
+    | StagesSpace
+    | StageWidthsSpace,
     Field(discriminator="kind"),
 ]
 
@@ -80,6 +86,8 @@ __all__ = [
     "PhaseSpace",
     "SearchSpace",
     "SpeedSpace",
+    "StageWidthsSpace",
+    "StagesSpace",
     "Suggest",
     "TrainerFacts",
     "UncertaintySpace",

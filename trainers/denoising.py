@@ -64,7 +64,9 @@ class DenoisingConfig(Config):
     def facts(self) -> TrainerFacts:
         """What a search space may know."""
         process = self.noise.build()
-        return TrainerFacts(self.kind, process.alpha_bar, self._target)
+        return TrainerFacts(
+            self.kind, process.alpha_bar, self._target, self.denoiser, self.dataset.load
+        )
 
     def check(self, workers: int) -> None:
         """Raise UserError unless data, denoiser, process, strategy and sampler fit together."""

@@ -5,6 +5,7 @@ import torch
 
 from stepsearch.diffusion.multistage.accounting import Amount, StageCosts, stage_costs
 from stepsearch.diffusion.multistage.networks import MultistageUNet
+from stepsearch.diffusion.multistage.unet_arithmetic import unet_costs
 
 # parameters in M and GFLOPs of stages 1 to 3, of the encoder, and the totals printed for both
 TABLE_7 = [
@@ -94,6 +95,27 @@ def test_flops_are_those_of_each_convolution_and_matrix():
     attention = 2 * 2 * 16 * 16 * 32  # q k^T and its product with v, at 4 x 4 positions
     expected = sum(seen) + attention
     assert stage_costs(made, (1, 8, 8)).stages[0].flops == expected
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("channels", [(16,), (16, 32), (8, 24, 16)])
+@pytest.mark.parametrize("attention", [True, False])
+def test_costs_from_the_widths_alone_are_those_of_the_network(layers, channels, attention):
+    decoders = [channels, tuple(width // 2 + 3 for width in channels)]
+    made = MultistageUNet(
+        (8, 16),
+        3,
+        3,
+        channels,
+        decoders,
+        (1,),
+        layers_per_block=layers,
+        norm_num_groups=8,
+        add_attention=attention,
+    )
+    shape = (3, 8, 16)
+    found = unet_costs(shape, channels, decoders, layers=layers, attention=attention)
+    assert found == stage_costs(made, shape)
 
 
 @pytest.mark.parametrize("evaluations", [[1, 2], [0, 0, 0], [1, -1, 3], [1, 1, 1, 1]])

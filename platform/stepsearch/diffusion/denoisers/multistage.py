@@ -14,7 +14,14 @@ from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.denoisers.base import Channels, DenoiserConfig, initial_weights
 from stepsearch.diffusion.denoisers.unet import UNetShape
 from stepsearch.diffusion.noise import NoiseProcess
-from stepsearch.diffusion.stages import StagesConfig, check_boundaries, find_stages, pixels
+from stepsearch.diffusion.stages import (
+    Found,
+    StagesConfig,
+    check_boundaries,
+    find_stages,
+    pixels,
+)
+from stepsearch.diffusion.stages.algorithms import any_stages
 from stepsearch.diffusion.stages.kernels import KERNELS
 from stepsearch.errors import UserError
 
@@ -187,4 +194,11 @@ class MultistageDiTConfig(MultistageConfig):
 @lru_cache(maxsize=16)
 def found(data: Dataset, n: int) -> Boundaries:
     """The boundaries of n stages that `stages` finds for a data set, once a process."""
-    return find_stages(pixels(data.train), StagesConfig(n=n)).boundaries
+    if n in (2, 3):
+        return _analysis(data, n).boundaries
+    return any_stages(_analysis(data, 2).grid.similarity, n)
+
+
+@lru_cache(maxsize=4)
+def _analysis(data: Dataset, n: int) -> Found:
+    return find_stages(pixels(data.train), StagesConfig(n=n))

@@ -24,6 +24,9 @@ class Amount:
     flops: float
     """A multiplication and an addition are two."""
 
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.parameters + other.parameters, self.flops + other.flops)
+
 
 @dataclass(frozen=True)
 class StageCosts:
