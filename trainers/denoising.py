@@ -17,6 +17,7 @@ from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
 from stepsearch.diffusion.loss import LossSummary, combine
 from stepsearch.diffusion.memory import Slices
+from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
 from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
@@ -72,6 +73,8 @@ class DenoisingConfig(Config):
         """Raise UserError unless data, denoiser, process, strategy and sampler fit together."""
         data, process = self.dataset.load(), self.noise.build()
         Workers(size=workers).share(self.training.batch_size)
+        if self.denoiser.stages_apart:
+            check_stage_workers(workers, self.denoiser.stages_apart)
         check_labels(data.name, data.train_labels, data.held_out_labels)
         self.denoiser.check(data.shape)
         self.noise.check(self._target)
@@ -124,6 +127,7 @@ class DenoisingConfig(Config):
             seed=seed,
             workers=workers,
             slices=slices,
+            stages=self.denoiser.stages_apart,
         )
 
     def _strategy(self, process: NoiseProcess) -> Strategy:
@@ -210,7 +214,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
         begun = time.process_time()
         with slices.fitting(workers):
             losses, asked_to_leave = _train(training, milestone, trial, report)
-        if workers.rank == 0:
+        if workers.rank < training.shards:
             training.save(checkpoint)
         if asked_to_leave:
             return

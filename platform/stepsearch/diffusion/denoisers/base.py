@@ -27,6 +27,11 @@ class DenoiserConfig(Config):
         """The first timestep of each stage but the first; none where there are no stages."""
         return ()
 
+    @property
+    def stages_apart(self) -> int:
+        """How many stages there are if each worker is to have one of them; otherwise 0."""
+        return 0
+
     def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> torch.nn.Module:
         """A network on the CPU for these images; its weights depend on `seed` only.
 

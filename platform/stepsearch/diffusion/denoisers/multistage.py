@@ -42,6 +42,10 @@ class MultistageConfig(DenoiserConfig):
     """Where stages 2, 3 ... begin, as times of the VP kernel in 0..1, matched to the noise
     process by signal-to-noise ratio; none: as `stages` finds them for the data set."""
 
+    stages_a_worker: Literal["all", "one"] = "all"
+    """one: worker r holds the encoder and the decoder of stage r mod n (Algorithm 3 of the paper),
+    which takes less memory; all: every worker trains all stages (Algorithm 4)."""
+
     @property
     def n(self) -> int:
         """Stages."""
@@ -59,6 +63,10 @@ class MultistageConfig(DenoiserConfig):
         if given:
             check_boundaries(given)
         return self
+
+    @property
+    def stages_apart(self) -> int:
+        return self.n if self.stages_a_worker == "one" else 0
 
     def starts(self, data: Dataset, process: NoiseProcess) -> tuple[int, ...]:
         """Raises UserError where a stage is left without a timestep."""
