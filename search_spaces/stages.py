@@ -58,7 +58,11 @@ class StagesSpace(SearchSpace):
 
     def check(self, facts: TrainerFacts) -> None:
         super().check(facts)
-        multistage(self, facts)
+        if multistage(self, facts).stages_apart:
+            raise UserError(
+                "space 'stages' must be used with trainer.denoiser.stages_a_worker all, got 'one':"
+                " the number of stages changes, that of the workers does not"
+            )
 
 
 def multistage(space: SearchSpace, facts: TrainerFacts) -> MultistageUNetConfig:

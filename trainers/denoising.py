@@ -30,6 +30,7 @@ from stepsearch.strategies.staged import build_staged
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
 from trainers.rows import append_row, last_strategy, read_rows, strategy_row
+from trainers.stages import drawing_cost
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,12 +259,13 @@ def _evaluate(
     images_seen: int,
 ) -> dict[str, float]:
     """Scores of images drawn with the EMA denoiser; a picture of some is left behind."""
+    denoiser, shape = training.ema, config.dataset.load().shape
     images = generate(
-        training.ema,
+        denoiser,
         training.process,
         config.sampler,
         config.judge.samples,
-        shape=config.dataset.load().shape,
+        shape=shape,
         prediction_type=config.training.prediction_type,
         seed=_SAMPLING_SEED,
         workers=workers,
@@ -273,7 +275,9 @@ def _evaluate(
     pictures = trial.folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
-    return _judge(config.judge, config.dataset, trial.cache).score(images)
+    scores = _judge(config.judge, config.dataset, trial.cache).score(images)
+    target = config.training.prediction_type
+    return {**scores, **drawing_cost(denoiser, training.process, config.sampler, target, shape)}
 
 
 def _summary(

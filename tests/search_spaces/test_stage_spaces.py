@@ -106,6 +106,17 @@ def test_a_denoiser_without_stages_is_refused(member):
     )
 
 
+def test_workers_with_a_stage_each_are_refused_where_their_number_changes():
+    apart = config(denoiser={"kind": "multistage_unet", "stages_a_worker": "one"}).facts()
+    space("stage_widths").check(apart)
+    with pytest.raises(UserError) as error:
+        space("stages").check(apart)
+    assert str(error.value) == (
+        "space 'stages' must be used with trainer.denoiser.stages_a_worker all, got 'one': the"
+        " number of stages changes, that of the workers does not"
+    )
+
+
 # --- stages -------------------------------------------------------------------------------------
 
 
