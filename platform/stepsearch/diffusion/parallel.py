@@ -31,14 +31,17 @@ class DataParallel:
         """What this worker has of the denoiser."""
         return denoiser
 
-    def wrapped(self, held: nn.Module) -> nn.Module:
+    def wrapped(self, held: nn.Module, slices: int) -> nn.Module:
         """What the loss is computed with; its backward may exchange gradients."""
         from stepsearch.diffusion.multistage.networks import MultistageModel
 
         if self.workers.size == 1:
             return held
-        stages = isinstance(held, MultistageModel)  # a slice may lack one of them
-        self._network = DistributedDataParallel(held, find_unused_parameters=stages)
+        lacking = False
+        if isinstance(held, MultistageModel):
+            images = self.share.stop - self.share.start
+            lacking = slices > 1 or images < len(held.decoders)  # a slice may lack a stage
+        self._network = DistributedDataParallel(held, find_unused_parameters=lacking)
         return self._network
 
     def alone(self) -> AbstractContextManager[None]:

@@ -114,7 +114,7 @@ class Training:
         strategy.begin(tuple(images.shape[1:]), generator("strategy", seed, device=workers.device))
         most = math.ceil(config.batch_size / workers.size / slices)
         self._evaluator = Evaluator(self.denoiser, process, config.prediction_type, workers, most)
-        self._network = self._parallel.wrapped(self.denoiser)
+        self._network = self._parallel.wrapped(self.denoiser, slices)
 
     @property
     def ema(self) -> nn.Module:

@@ -43,7 +43,7 @@ class StageParallel(DataParallel):
                 decoders[stage] = nn.Module()
         return denoiser
 
-    def wrapped(self, held: nn.Module) -> nn.Module:
+    def wrapped(self, held: nn.Module, slices: int) -> nn.Module:
         return held
 
     def exchange(self, gradient: Tensor) -> None:
