@@ -19,9 +19,11 @@ SCRIPT: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "train_i
 def work(rank: int, size: int, stages_a_worker: str, folder: Path) -> None:
     """Some steps, a checkpoint, and as many again from there."""
     workers = SCRIPT["join"](rank, size, folder / "rendezvous")
-    values = []
+    values: list[float] = []
+    kept = []
     for slices in (1, 4):
         training = SCRIPT["build"](workers=workers, slices=slices, stages_a_worker=stages_a_worker)
+        kept.append(training)  # see below
         training.resume(folder / "checkpoint.pt")
         values += SCRIPT["losses"](training, 4)
         if rank < training.shards:
@@ -29,7 +31,7 @@ def work(rank: int, size: int, stages_a_worker: str, folder: Path) -> None:
         torch.distributed.barrier()
     left = {"losses": torch.tensor(values), "ema": training.ema.state_dict()}
     torch.save(left, folder / f"{rank}.pt")
-    # Without destructors: that of DDP's reducer joins a gloo thread that may wait for the GIL.
+    # Without destructors: that of a DDP's reducer joins a gloo thread that may wait for the GIL.
     os._exit(0)
 
 
