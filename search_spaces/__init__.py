@@ -20,6 +20,8 @@ from search_spaces.min_snr import MinSnrSpace
 from search_spaces.p2 import P2Space
 from search_spaces.phase import PhaseSpace
 from search_spaces.speed import SpeedSpace
+from search_spaces.stage_widths import StageWidthsSpace
+from search_spaces.stages import StagesSpace
 from search_spaces.timetuner import TimeTunerSpace
 from stepsearch.config import parse
 from stepsearch.errors import UserError
@@ -38,6 +40,8 @@ SPACES: dict[str, type[SearchSpace]] = {
     "loss_second_moment": LossSecondMomentSpace,
     "infonoise": InfoNoiseSpace,
     "edm2_uncertainty": UncertaintySpace,
+    "stages": StagesSpace,
+    "stage_widths": StageWidthsSpace,
     "timetuner": TimeTunerSpace,
 }
 
@@ -54,6 +58,8 @@ AnySpace = Annotated[
     | LossSecondMomentSpace
     | InfoNoiseSpace
     | UncertaintySpace
+    | StagesSpace
+    | StageWidthsSpace
     | TimeTunerSpace,
     Field(discriminator="kind"),
 ]
@@ -83,6 +89,8 @@ __all__ = [
     "PhaseSpace",
     "SearchSpace",
     "SpeedSpace",
+    "StageWidthsSpace",
+    "StagesSpace",
     "Suggest",
     "TimeTunerSpace",
     "TrainerFacts",

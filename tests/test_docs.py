@@ -14,7 +14,9 @@ from pydantic import TypeAdapter
 
 import search_spaces as spaces
 from search_spaces import SpeedSpace
+from stepsearch.config import parse
 from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.search.config import SearchConfig
 from stepsearch.search.trial import TrainerFacts
 from stepsearch.strategies import STRATEGIES, AnyStrategy
 from stepsearch.strategies.adaptive.table import LearnedConfig
@@ -50,9 +52,24 @@ def test_the_readme_example_describes_a_search(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_page_on_stages_finds_some(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks("docs/stages.md")
-    exec(compile(example, "docs/stages.md", "exec", dont_inherit=True), {})
+    found, costs = blocks("docs/stages.md")
+    exec(compile(found, "docs/stages.md", "exec", dont_inherit=True), {})
     assert capsys.readouterr().out == "(0.226, 0.476, 0.726) (0.222, 0.523, 0.78)\n"
+    exec(compile(costs, "docs/stages.md", "exec", dont_inherit=True), {})
+    parameters, flops = capsys.readouterr().out.splitlines()
+    assert f"{parameters}\n{flops}" in (ROOT / "docs/stages.md").read_text()
+
+
+def test_the_searches_on_the_page_on_stages_can_be_run() -> None:
+    page = (ROOT / "docs/stages.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        data = yaml.safe_load(example)
+        config = trainer(**data.pop("trainer"))
+        config.check(workers=2)
+        spaces.space(data["space"]).check(config.facts())
+        parse(SearchConfig, {**data, "trainer": config, "space": spaces.space(data["space"])})
 
 
 def test_the_guide_adds_a_weight() -> None:

@@ -17,17 +17,20 @@ from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
 from stepsearch.diffusion.loss import LossSummary, combine
 from stepsearch.diffusion.memory import Slices
-from stepsearch.diffusion.noise import AnyNoise, VPConfig
+from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
+from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels, score_names
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.sampler import SamplerConfig, generate
 from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
-from stepsearch.strategies import AnyStrategy, PredictionType, UniformConfig
+from stepsearch.strategies import AnyStrategy, PredictionType, Strategy, UniformConfig
+from stepsearch.strategies.staged import build_staged
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
 from trainers.rows import append_row, last_strategy, read_rows, strategy_row
+from trainers.stages import drawing_cost
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,16 +66,24 @@ class DenoisingConfig(Config):
     def facts(self) -> TrainerFacts:
         """What a search space may know."""
         process = self.noise.build()
-        return TrainerFacts(self.kind, process.alpha_bar, self._target)
+        return TrainerFacts(
+            self.kind,
+            process.alpha_bar,
+            self._target,
+            denoiser=self.denoiser,
+            data=self.dataset.load,
+        )
 
     def check(self, workers: int) -> None:
         """Raise UserError unless data, denoiser, process, strategy and sampler fit together."""
         data, process = self.dataset.load(), self.noise.build()
         Workers(size=workers).share(self.training.batch_size)
+        if self.denoiser.stages_apart:
+            check_stage_workers(workers, self.denoiser.stages_apart)
         check_labels(data.name, data.train_labels, data.held_out_labels)
         self.denoiser.check(data.shape)
         self.noise.check(self._target)
-        self.strategy.build(process.alpha_bar, self._target)
+        self._strategy(process)
         self.sampler.check(process)
 
     def resolved(self) -> DenoisingConfig:
@@ -81,7 +92,7 @@ class DenoisingConfig(Config):
 
     def warm_up(self) -> None:
         """The data, and diffusers, which takes seconds."""
-        self.denoiser.build(self.dataset.load().shape, seed=0)
+        self.denoiser.build_for(self.dataset.load(), self.noise.build(), seed=0)
 
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Train the judge's classifier once; its accuracy, and the scores of real images."""
@@ -98,7 +109,7 @@ class DenoisingConfig(Config):
 
     def chart(self, width: int) -> str:
         """Density and weight of the strategy; `mirror` at this training's batch size."""
-        strategy = self.strategy.build(self.noise.build().alpha_bar, self._target)
+        strategy = self._strategy(self.noise.build())
         p = strategy.marginal(self.training.batch_size)
         return strategy_chart(p, strategy.w, width=width)
 
@@ -117,15 +128,21 @@ class DenoisingConfig(Config):
         process, data = self.noise.build(), self.dataset.load()
         return Training(
             self.training,
-            self.denoiser.build(data.shape, seed),
+            self.denoiser.build_for(data, process, seed),
             process,
-            self.strategy.build(process.alpha_bar, self._target),
+            self._strategy(process),
             data.train,
             budget=budget,
             seed=seed,
             workers=workers,
             slices=slices,
+            stages=self.denoiser.stages_apart,
         )
+
+    def _strategy(self, process: NoiseProcess) -> Strategy:
+        """The strategy, inside each stage where the denoiser has stages."""
+        starts = self.denoiser.starts(self.dataset.load(), process)
+        return build_staged(self.strategy, process.alpha_bar, self._target, starts)
 
     def illustrate(self, folder: Path) -> None:
         """Draw p and w of the strategy, the loss by noise level where there are losses, and how
@@ -134,7 +151,7 @@ class DenoisingConfig(Config):
 
         process, pictures = self.noise.build(), folder / "pictures"
         pictures.mkdir(parents=True, exist_ok=True)
-        strategy = self.strategy.build(process.alpha_bar, self._target)
+        strategy = self._strategy(process)
         p, w = strategy.marginal(self.training.batch_size), strategy.w
         learned = read_rows(folder / "strategy.jsonl")
         if learned:
@@ -209,7 +226,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
         begun = time.process_time()
         with slices.fitting(workers):
             losses, asked_to_leave = _train(training, milestone, trial, report)
-        if workers.rank == 0:
+        if workers.rank < training.shards:
             training.save(checkpoint)
         if asked_to_leave:
             return
@@ -253,12 +270,13 @@ def _evaluate(
     images_seen: int,
 ) -> dict[str, float]:
     """Scores of images drawn with the EMA denoiser; a picture of some is left behind."""
+    denoiser, shape = training.ema, config.dataset.load().shape
     images = generate(
-        training.ema,
+        denoiser,
         training.process,
         config.sampler,
         config.judge.samples,
-        shape=config.dataset.load().shape,
+        shape=shape,
         prediction_type=config.training.prediction_type,
         seed=_SAMPLING_SEED,
         workers=workers,
@@ -268,7 +286,9 @@ def _evaluate(
     pictures = trial.folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
-    return judge_of(config.judge, config.dataset, trial.cache).score(images)
+    scores = judge_of(config.judge, config.dataset, trial.cache).score(images)
+    target = config.training.prediction_type
+    return {**scores, **drawing_cost(denoiser, training.process, config.sampler, target, shape)}
 
 
 def _summary(

@@ -1,17 +1,33 @@
-"""Denoisers are diffusers' own networks with seeded weights."""
+"""Denoisers are networks that diffusers saves and loads, with seeded weights."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 
 from stepsearch.config import parse
-from stepsearch.diffusion.denoisers import DENOISERS, UNetConfig
+from stepsearch.diffusion.datasets import Dataset, DigitsConfig
+from stepsearch.diffusion.denoisers import (
+    DENOISERS,
+    MultistageDiTConfig,
+    MultistageUNetConfig,
+    UNetConfig,
+)
+from stepsearch.diffusion.noise import PROCESSES, VPConfig
 from stepsearch.errors import UserError
 
-SHAPES = [(1, 8, 8), (3, 16, 8)]
+SHAPES = [(1, 8, 8), (3, 16, 16)]
+
+
+def data(*shape: int) -> Dataset:
+    """30 images of noise."""
+    images = torch.rand(30, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Dataset("noise", images, images[:1], None, None, "")
+
+
+def build(kind: str, shape: tuple[int, ...] = (1, 8, 8), seed: int = 0) -> torch.nn.Module:
+    return DENOISERS[kind]().build_for(data(*shape), VPConfig().build(), seed)
 
 
 def weights(network: torch.nn.Module) -> torch.Tensor:
@@ -21,24 +37,23 @@ def weights(network: torch.nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("kind", DENOISERS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_denoiser_maps_images_to_images(kind: str, shape: tuple[int, int, int]) -> None:
-    network = DENOISERS[kind]().build(shape, seed=0)
+    network = build(kind, shape)
     assert network(torch.zeros(2, *shape), torch.tensor([0, 999])).sample.shape == (2, *shape)
 
 
 @pytest.mark.parametrize("kind", DENOISERS)
 def test_the_initial_weights_depend_on_the_seed_only(kind: str) -> None:
-    config = DENOISERS[kind]()
     torch.manual_seed(1)
-    one = weights(config.build((1, 8, 8), seed=0))
+    one = weights(build(kind, seed=0))
     torch.manual_seed(2)
-    assert torch.equal(one, weights(config.build((1, 8, 8), seed=0)))
-    assert not torch.equal(one, weights(config.build((1, 8, 8), seed=1)))
+    assert torch.equal(one, weights(build(kind, seed=0)))
+    assert not torch.equal(one, weights(build(kind, seed=1)))
 
 
 @pytest.mark.parametrize("kind", DENOISERS)
 def test_building_leaves_the_global_random_state_alone(kind: str) -> None:
     state = torch.get_rng_state()
-    DENOISERS[kind]().build((1, 8, 8), seed=0)
+    build(kind)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -47,12 +62,13 @@ def test_building_leaves_the_global_random_state_alone(kind: str) -> None:
 def test_diffusers_saves_and_loads_every_denoiser(
     kind: str, shape: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    network = DENOISERS[kind]().build(shape, seed=0)
-    assert isinstance(network, UNet2DModel)
+    network = build(kind, shape)
     network.save_pretrained(tmp_path)
-    loaded = UNet2DModel.from_pretrained(tmp_path)
+    loaded = type(network).from_pretrained(tmp_path)
+    assert torch.equal(weights(network), weights(loaded))
     x, t = torch.ones(2, *shape), torch.tensor([0, 999])
-    assert torch.equal(network.eval()(x, t).sample, loaded(x, t).sample)
+    expected = network.eval()(x, t).sample
+    torch.testing.assert_close(loaded(x, t).sample, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_default_has_about_160_thousand_weights_for_8x8_digits() -> None:
@@ -99,3 +115,103 @@ def test_bad_fields_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         parse(UNetConfig, fields, "denoiser")
     assert str(error.value) == message
+
+
+# --- stages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_boundaries_are_matched_by_their_noise(process: str) -> None:
+    """B5: 0.442 and 0.631 of the VP kernel are sigma 2.5103 and 7.4141."""
+    config, noise = MultistageUNetConfig(boundaries=(0.442, 0.631)), PROCESSES[process]().build()
+    starts = config.starts(data(1, 8, 8), noise)
+    for start, sigma in zip(starts, (2.5103, 7.4141), strict=True):
+        assert noise.sigma[start - 1] < sigma <= noise.sigma[start]
+    network = config.build_for(data(1, 8, 8), noise, seed=0)
+    t = torch.arange(noise.T)
+    stage = network.stage(noise.time(t))
+    assert torch.equal(stage, torch.bucketize(t, torch.tensor(starts), right=True))
+
+
+def test_a_jittered_level_stays_in_the_stage_of_its_timestep() -> None:
+    noise = PROCESSES["edm"]().build()
+    config = MultistageUNetConfig(boundaries=(0.442, 0.631))
+    network = config.build_for(data(1, 8, 8), noise, seed=0)
+    t = torch.arange(noise.T).repeat(20)
+    levels = noise.jitter(t, torch.Generator().manual_seed(0))
+    assert torch.equal(network.stage(noise.time(levels)), network.stage(noise.time(t)))
+
+
+def test_boundaries_that_are_not_given_are_found_for_the_data() -> None:
+    """B11: Algorithm 1 on the digits, VP."""
+    digits, noise = DigitsConfig().load(), VPConfig().build()
+    first, second = MultistageUNetConfig().starts(digits, noise)
+    assert first == pytest.approx(95, abs=7)
+    assert second == pytest.approx(440, abs=11)
+    assert MultistageDiTConfig(tails=(2, 1)).starts(digits, noise)[0] == pytest.approx(476, abs=26)
+
+
+def test_one_stage_has_no_boundaries() -> None:
+    config = MultistageUNetConfig(decoders=((16, 32),))
+    assert config.starts(data(1, 8, 8), VPConfig().build()) == ()
+    network = config.build_for(data(1, 8, 8), VPConfig().build(), seed=0)
+    theirs = {
+        f"decoders.0.{k}": v for k, v in UNetConfig().build((1, 8, 8), 0).state_dict().items()
+    }
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, theirs[f"decoders.0.{name.removeprefix('decoders.0.')}"])
+
+
+def test_a_stage_without_timesteps_is_refused() -> None:
+    noise = VPConfig(timesteps=50).build()
+    with pytest.raises(UserError) as error:
+        MultistageUNetConfig(boundaries=(0.442, 0.443)).starts(data(1, 8, 8), noise)
+    assert str(error.value) == (
+        "denoiser.boundaries must leave every stage some of the 50 timesteps, got 0.442, 0.443,"
+        " which are timesteps 21, 21"
+    )
+
+
+def test_a_transformer_refuses_images_that_are_not_whole_patches() -> None:
+    with pytest.raises(UserError) as error:
+        MultistageDiTConfig(patch=3).build_for(data(1, 8, 8), VPConfig().build(), 0)
+    assert str(error.value) == "denoiser.patch must divide square images, got 3 for 8x8"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("unet", {"boundaries": [0.4]}, "boundaries must be 2 for 3 stages, got [0.4]"),
+        (
+            "unet",
+            {"boundaries": [0.6, 0.4]},
+            "boundaries must be one to four times 0 < t_1 < t_2 < ... < 1, got [0.6, 0.4]",
+        ),
+        ("unet", {"boundaries": "best"}, "boundaries must be a list, got 'best'"),
+        ("unet", {"decoders": []}, "decoders must be a list of 1 or more, got []"),
+        ("unet", {"decoders": [[8, 8]] * 6}, "decoders must be a list of 5 or fewer, got"),
+        (
+            "unet",
+            {"decoders": [[8, 16], [8]], "boundaries": [0.4]},
+            "decoders must have equally many levels, got ((8, 16), (8,))",
+        ),
+        (
+            "unet",
+            {"decoders": [[8], [8]]},
+            "decoders must have the 2 levels of channels, got ((8,), (8,))",
+        ),
+        ("unet", {"decoders": [[0, 8], [8, 8]]}, "decoders[0][0] must be at least 1, got 0"),
+        ("unet", {"layers": 0}, "layers must be at least 1, got 0"),
+        ("dit", {"patch": 0}, "patch must be at least 1, got 0"),
+        ("dit", {"heads": 0}, "heads must be at least 1, got 0"),
+        ("dit", {"head_width": 6}, "head_width must be a multiple of 4, got 6"),
+        ("dit", {"trunk": 0}, "trunk must be at least 1, got 0"),
+        ("dit", {"tails": [1, 0]}, "tails[1] must be at least 1, got 0"),
+        ("dit", {"boundaries": [0.4]}, "boundaries must be 2 for 3 stages, got [0.4]"),
+    ],
+)
+def test_bad_stages_are_refused(kind: str, fields: dict[str, Any], message: str) -> None:
+    config = {"unet": MultistageUNetConfig, "dit": MultistageDiTConfig}[kind]
+    with pytest.raises(UserError) as error:
+        parse(config, fields, "denoiser")
+    assert str(error.value).startswith(f"denoiser.{message}")

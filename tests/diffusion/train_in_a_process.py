@@ -13,15 +13,19 @@ from typing import Any
 import torch
 
 from stepsearch.diffusion.datasets import DigitsConfig
-from stepsearch.diffusion.denoisers import UNetConfig
+from stepsearch.diffusion.denoisers import MultistageUNetConfig, UNetConfig
 from stepsearch.diffusion.noise import NoiseConfig, NoiseProcess
 from stepsearch.diffusion.training import Training, TrainingConfig, Workers
 from stepsearch.strategies import Strategy, strategy
+from stepsearch.strategies.staged import build_staged
 
 CONFIG = TrainingConfig(batch_size=8, warmup_steps=5, ema_decay=0.9)
 # Every weight of this one has a gradient. A bias before a group norm of single channels, or of
 # the attention's keys, has none but rounding, which AdamW would blow up to full steps.
 DENOISER = UNetConfig(channels=(16, 32), groups=8, attention="none")
+STAGES = MultistageUNetConfig(
+    channels=(16, 32), decoders=((24, 48), (16, 16)), boundaries=(0.4,), attention="none"
+)
 
 
 def build(
@@ -33,13 +37,21 @@ def build(
     seed: int = 0,
     budget: int = 480,
     slices: int = 1,
+    stages_a_worker: str | None = None,
     **changes: Any,
 ) -> Training:
     process = process or NoiseConfig().build()
     images = DigitsConfig().load().train[:100] if images is None else images
+    denoiser: Any = DENOISER.build((1, *images.shape[2:]), seed)
+    stages = 0
+    if stages_a_worker:
+        config, data = STAGES, DigitsConfig().load()
+        stages = config.n if stages_a_worker == "one" else 0
+        denoiser, starts = config.build_for(data, process, seed), config.starts(data, process)
+        timesteps = build_staged(strategy("speed"), process.alpha_bar, "epsilon", starts)
     return Training(
         CONFIG.model_copy(update=changes),
-        DENOISER.build((1, *images.shape[2:]), seed),
+        denoiser,
         process,
         timesteps or strategy("speed").build(process.alpha_bar),
         images,
@@ -47,6 +59,7 @@ def build(
         seed=seed,
         workers=workers,
         slices=slices,
+        stages=stages,
     )
 
 
@@ -56,11 +69,11 @@ def losses(training: Training, steps: int) -> Iterator[float]:
         yield training.run(until).mean_loss
 
 
-def join(rank: int, rendezvous: Path) -> Workers:
+def join(rank: int, size: int, rendezvous: Path) -> Workers:
     torch.distributed.init_process_group(
-        "gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=2
+        "gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=size
     )
-    return Workers(rank=rank, size=2)
+    return Workers(rank=rank, size=size)
 
 
 def main() -> None:
@@ -76,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    workers = join(options.rank, options.rendezvous) if options.rendezvous else Workers()
+    workers = join(options.rank, 2, options.rendezvous) if options.rendezvous else Workers()
     timesteps = None
     if options.strategy:
         timesteps = strategy(**options.strategy).build(NoiseConfig().build().alpha_bar)

@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
-from stepsearch.diffusion.denoisers import UNetConfig
+from stepsearch.diffusion.datasets import DigitsConfig
+from stepsearch.diffusion.denoisers import MultistageUNetConfig, UNetConfig
 from stepsearch.diffusion.noise import PROCESSES
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.sampling.bundle import Bundle, Provenance
 from stepsearch.sampling.sampler import SamplerConfig
 from stepsearch.strategies import SpeedConfig, StrategyConfig
+from stepsearch.strategies.staged import build_staged
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,19 +38,27 @@ def make_bundle() -> Callable[..., Bundle]:
         training: dict[str, Any] | None = None,
         sampler: dict[str, Any] | None = None,
         config: StrategyConfig | None = None,
+        boundaries: tuple[float, ...] = (),
         **changes: Any,
     ) -> Bundle:
         noise = {"kind": "vp"} | (noise or {})
         process = PROCESSES[noise["kind"]].model_validate(noise).build()
         trained = TrainingConfig.model_validate(training or {})
         config = config or SpeedConfig(tau=process.T // 2, k=4, lam=0.7)
+        denoiser: Any = UNetConfig(channels=(8, 16))
+        if boundaries:
+            denoiser = MultistageUNetConfig(
+                channels=(8, 16), decoders=((16, 24), (8, 8)), boundaries=boundaries
+            )
+        data = DigitsConfig().load()
+        starts = denoiser.starts(data, process)
         parts = {
             "process": process,
             "sampler": SamplerConfig.model_validate(sampler or {}),
             "training": trained,
             "config": config,
-            "strategy": config.build(process.alpha_bar, trained.prediction_type),
-            "denoiser": UNetConfig(channels=(8, 16)).build((1, 8, 8), seed=0),
+            "strategy": build_staged(config, process.alpha_bar, trained.prediction_type, starts),
+            "denoiser": denoiser.build_for(data, process, seed=0),
             "recipe": "name: digits-speed\n",
             "leaderboard": pd.DataFrame({"rank": [1, 2], "trial": [7, 0], "value": [1.5, None]}),
             "provenance": Provenance(
@@ -85,7 +95,7 @@ def plain_python(tmp_path_factory: pytest.TempPathFactory) -> PlainPython:
     site_packages = home / "lib" / version / "site-packages"
     packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site_packages / "packages.pth").write_text("\n".join(sorted(packages)))
-    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(home / "hf")}
 
     def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -62,6 +62,22 @@ def test_a_bundle_holds_what_its_users_need_and_nothing_else(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["winner"]
 
 
+def test_a_denoiser_with_stages_takes_its_class_along(make_bundle, tmp_path):
+    bundle = make_bundle(boundaries=(0.442,))
+    folder = write_bundle(tmp_path / "b", bundle)
+    code = (folder / "pipeline" / "unet" / "multistage.py").read_text()
+    assert "import stepsearch" not in code
+    assert "from stepsearch" not in code
+    index = json.loads((folder / "pipeline" / "model_index.json").read_text())
+    assert index["unet"] == ["multistage", "MultistageUNet"]
+    assert len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1
+    p, _, file = load_strategy(folder / "strategy.json")
+    np.testing.assert_array_equal(p, bundle.strategy.p)
+    assert p[:441].sum() == pytest.approx(0.5)
+    assert "the stages begin at timesteps 0, 441 " in file.note
+    assert file.note in (folder / "README.md").read_text()
+
+
 def test_all_files_have_the_same_permissions(folder):
     assert len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1
 

@@ -60,6 +60,13 @@ CASES = {
         "training": {"prediction_type": "flow"},
         "sampler": {"kind": "euler", "num_steps": 12},
     },
+    "ddim, stages": {"boundaries": (0.442,)},
+    "edm, stages": {
+        "boundaries": (0.3,),
+        "noise": {"kind": "edm"},
+        "training": {"prediction_type": "edm"},
+        "sampler": {"kind": "euler"},
+    },
 }
 DISCRETE = [name for name, parts in CASES.items() if "kind" not in parts.get("noise", {})]
 
@@ -76,7 +83,9 @@ arrays = {}
 for name, case in cases.items():
     classes = {"ddim": DDIMPipeline, "ddpm": DDPMPipeline}
     pipeline = classes.get(case["kind"], DiffusionPipeline).from_pretrained(
-        Path(case["folder"]) / "pipeline", local_files_only=True
+        Path(case["folder"]) / "pipeline",
+        local_files_only=True,
+        trust_remote_code=case["stages"],
     )
     expected = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}.get(case["kind"])
     assert expected in (None, type(pipeline.scheduler)), type(pipeline.scheduler)
@@ -130,7 +139,8 @@ def seen(bundles, plain_python, tmp_path_factory):
     cases = {}
     for index, (name, bundle) in enumerate(bundles.items()):
         folder = write_bundle(home / str(index), bundle)
-        cases[name] = {"folder": str(folder), **bundle.sampler.model_dump()}
+        stages = "stages" in name
+        cases[name] = {"folder": str(folder), "stages": stages, **bundle.sampler.model_dump()}
     seeds = [generator("image", 5, i).initial_seed() for i in range(IMAGES)]
     ran = plain_python("-c", PROBE, json.dumps(cases), json.dumps(seeds), cwd=home)
     assert ran.returncode == 0, ran.stderr
@@ -247,6 +257,20 @@ def test_the_script_trains_on_a_folder_of_images_also_with_edm(
     index = "pipeline/model_index.json"
     retrained = (tmp_path / "retrained" / "model_index.json").read_text()
     assert retrained == (folder / index).read_text()
+
+
+def test_a_denoiser_with_stages_is_drawn_from_and_trained_again(bundles, plain_python, tmp_path):
+    """As its own README says, and the retrained pipeline in the same way."""
+    folder = write_bundle(tmp_path / "b", bundles["ddim, stages"])
+    out = folder / "retrained" / "pipeline"
+    ran = plain_python(folder / "train_with_strategy.py", "--steps=2", "--out", out, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    drawing = blocks[0] + "\nassert len(images) == 16\nassert len(pipeline.unet.decoders) == 2\n"
+    assert "trust_remote_code=True" in drawing
+    for home in (folder, out.parent):
+        ran = plain_python("-c", drawing, cwd=home)
+        assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("page", ["README.md", GUIDE])

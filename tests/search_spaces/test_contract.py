@@ -16,7 +16,12 @@ from stepsearch.errors import UserError
 from stepsearch.strategies import DENSITIES, WEIGHTS, AnyStrategy, PredictionType
 
 REQUIRED = {"phase": {"images": 20_000}}
-OF_STRATEGIES = [kind for kind, member in SPACES.items() if "denoising" in member.trainers]
+OF_THE_DENOISER = ("stages", "stage_widths")  # see test_stage_spaces.py
+OF_STRATEGIES = [
+    kind
+    for kind, member in SPACES.items()
+    if "denoising" in member.trainers and kind not in OF_THE_DENOISER
+]
 EXAMPLES = [
     *(space({"kind": kind} | REQUIRED.get(kind, {})) for kind in OF_STRATEGIES),
     space({"kind": "speed", "tau": [0, 1], "k": [1, 25], "mirror": True}),

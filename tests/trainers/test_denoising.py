@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from stepsearch.diffusion.multistage.accounting import stage_costs
+from stepsearch.errors import UserError
 from stepsearch.search.trial import Trial
 from stepsearch.strategies import strategy
 from trainers import trainer
@@ -113,6 +115,53 @@ def test_a_trial_on_another_process_is_trained_judged_drawn_and_exported(
     assert target in (tmp_path / "bundle" / "README.md").read_text()
 
 
+def test_a_denoiser_with_stages_is_trained_judged_counted_and_exported(tmp_path: Path) -> None:
+    config = trainer(
+        denoiser={
+            "kind": "multistage_unet",
+            "channels": [8, 16],
+            "decoders": [[16, 24], [8, 8]],
+            "boundaries": [0.5],
+        },
+        strategy={"kind": "min_snr"},
+        training={"batch_size": 32},
+        sampler={"num_steps": 5},
+        judge={"samples": 32, "classifier": {"budget": 1000}},
+    )
+    config.check(workers=1)
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    listener = Listener(last=64)
+    run(Trial(0, config, 0, (64,), folder, tmp_path), listener)
+    metrics = listener.heard[64]
+    network = config.training_for(0, 64).denoiser
+    costs = stage_costs(network, (1, 8, 8))
+    # trailing timesteps 999, 799, 599, 399, 199: three of the noisy stage, two of the other
+    assert metrics["gflops_image"] == pytest.approx(5e-9 * costs.flops([2, 3]))
+    config.illustrate(folder)
+    origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
+    config.export(
+        tmp_path / "bundle",
+        trial=folder,
+        budget=64,
+        recipe="",
+        leaderboard=pd.DataFrame({"trial": [0]}),
+        provenance={**origin, "metrics": metrics, "baseline": {}},
+    )
+    assert (tmp_path / "bundle" / "pipeline" / "unet" / "multistage.py").exists()
+
+
+def test_fewer_workers_than_stages_are_refused_where_each_has_one() -> None:
+    stages = {"kind": "multistage_unet", "boundaries": [0.1, 0.4], "stages_a_worker": "one"}
+    config = trainer(denoiser=stages, training={"batch_size": 96})
+    config.check(workers=3)
+    for workers in (1, 2, 4):
+        with pytest.raises(
+            UserError, match=rf"must be a multiple of the 3 stages .* got {workers}"
+        ):
+            config.check(workers=workers)
+
+
 def test_a_trial_leaves_a_picture_of_what_its_strategy_learned(
     trial: Trial, tmp_path: Path
 ) -> None:
@@ -139,6 +188,8 @@ import resource, sys
 from pathlib import Path
 import psutil, torch
 from stepsearch.errors import OutOfMemory
+from stepsearch.diffusion.multistage.accounting import stage_costs
+from stepsearch.errors import UserError
 from stepsearch.search.trial import Trial
 from trainers import trainer
 from trainers.denoising import run

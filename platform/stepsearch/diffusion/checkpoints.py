@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,17 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 def read_latest(path: Path) -> dict[str, Any] | None:
     """The checkpoint at `path`, or the one before it if that one is damaged; None without any."""
+    return next(read_whole(path), None)
+
+
+def read_whole(path: Path) -> Iterator[dict[str, Any]]:
+    """The checkpoint at `path` and the one before it, without those that are damaged."""
     for file in (path, _before(path)):
         try:
-            return read_checkpoint(file)
+            yield read_checkpoint(file)
         except UserError as error:
             if file.exists():
                 logger.warning("%s", error)
-    return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_
 
 from stepsearch.config import Config
-from stepsearch.diffusion.checkpoints import read_checkpoint, read_latest, write_checkpoint
+from stepsearch.diffusion.checkpoints import write_checkpoint
 from stepsearch.diffusion.data_order import DataOrder
 from stepsearch.diffusion.ema import MovingAverage
 from stepsearch.diffusion.flat import flatten_gradients, flatten_weights
 from stepsearch.diffusion.loss import LossMeter, LossSummary
 from stepsearch.diffusion.memory import reuse_freed_memory
+from stepsearch.diffusion.multistage.shards import read_merged
+from stepsearch.diffusion.multistage.stage_parallel import StageParallel
 from stepsearch.diffusion.noise import NoiseProcess
+from stepsearch.diffusion.parallel import DataParallel
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.step import Evaluator, TrainingStep, errors
 from stepsearch.diffusion.workers import ALONE, Workers
@@ -76,9 +78,11 @@ class Training:
         seed: int,
         workers: Workers = ALONE,
         slices: int = 1,
+        stages: int = 0,
     ) -> None:
         """`images` is float32 [N, C, H, W] in [-1, 1]; `budget`, in images, ends the lr_scheduler;
-        `slices` is the gradient accumulation. It changes the gradient by rounding only.
+        `slices` is the gradient accumulation. It changes the gradient by rounding only. With
+        `stages`, those of the denoiser, each of several workers has one (see `StageParallel`).
 
         Raises UserError if the workers cannot share a batch evenly, or if a denoiser cannot be
         trained on this target in this process.
@@ -89,14 +93,15 @@ class Training:
         reuse_freed_memory()
         self.config, self.process, self.strategy = config, process, strategy
         self.workers, self.budget, self.images_seen = workers, budget, 0
-        self.denoiser = denoiser.to(workers.device).train()
+        self._parallel = _parallel(workers, config.batch_size, stages)
+        self.denoiser = self._parallel.held(denoiser).to(workers.device).train()
         self._images = images.to(workers.device)
-        self._share, self.slices = workers.share(config.batch_size), slices
+        self._share, self.slices = self._parallel.share, slices
         self._order = DataOrder(len(images), seed, workers.device)
         self._generator = generator("training", seed, device=workers.device)
         self._average = MovingAverage(self.denoiser, config.ema_decay)
         self._weights = nn.Parameter(flatten_weights(self.denoiser))
-        self._weights.grad = flatten_gradients(self.denoiser)
+        self._weights.grad = self._gradient = flatten_gradients(self.denoiser)
         self._optimizer = torch.optim.AdamW(
             [self._weights], lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
@@ -109,14 +114,20 @@ class Training:
         strategy.begin(tuple(images.shape[1:]), generator("strategy", seed, device=workers.device))
         most = math.ceil(config.batch_size / workers.size / slices)
         self._evaluator = Evaluator(self.denoiser, process, config.prediction_type, workers, most)
-        self._network: nn.Module = self.denoiser
-        if workers.size > 1:
-            self._network = DistributedDataParallel(self.denoiser)
+        self._network = self._parallel.wrapped(self.denoiser, slices)
 
     @property
     def ema(self) -> nn.Module:
-        """The denoiser with averaged weights, in eval mode: what samples are drawn with."""
-        return self._average.module
+        """The denoiser with averaged weights, in eval mode: what samples are drawn with.
+
+        All of it, also where workers have a stage each: then all of them must ask for it.
+        """
+        return self._parallel.whole(self._average.module)
+
+    @property
+    def shards(self) -> int:
+        """The first workers, so many, have to `save`; the others hold the same state as they."""
+        return self._parallel.shards
 
     def run(self, until: int) -> LossSummary:
         """Train until `images_seen` >= `until`, which the budget bounds.
@@ -160,16 +171,12 @@ class Training:
 
         Workers exchange gradients once, with their last slice.
         """
-        with nullcontext() if last else self._alone():
+        with nullcontext() if last else self._parallel.alone():
             target = self.config.prediction_type
             mse = errors(self._network, self.process, target, x0, noise, level)
             loss = (self.strategy.weights(t) * mse).mean() * (len(t) / of)
             torch.autograd.backward(loss)
         return mse.detach(), loss.detach()
-
-    def _alone(self) -> AbstractContextManager[None]:
-        network = self._network
-        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def _draw(self) -> TrainingStep:
         """The next global batch."""
@@ -187,7 +194,10 @@ class Training:
 
     def _update(self) -> Tensor:
         """Move the weights along the gradient; returns the gradient's norm."""
-        grad_norm = clip_grad_norm_(self._weights, self.config.grad_clip)
+        gradient = self._gradient
+        self._parallel.exchange(gradient)
+        grad_norm = self._parallel.norm(gradient)
+        clip_grads_with_norm_(self._weights, self.config.grad_clip, grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=False)  # see flatten_gradients
         self._lr_scheduler.step()
@@ -199,7 +209,7 @@ class Training:
         return {
             "images_seen": self.images_seen,
             "denoiser": self.denoiser.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": self._average.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "lr_scheduler": self._lr_scheduler.state_dict(),
             "strategy": self.strategy.state_dict(),
@@ -210,27 +220,33 @@ class Training:
         """Go on from `state`."""
         self.images_seen = state["images_seen"]
         self.denoiser.load_state_dict(state["denoiser"])
-        self.ema.load_state_dict(state["ema"])
+        self._average.module.load_state_dict(state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.strategy.load_state_dict(state["strategy"])
         self._generator.set_state(state["generator"])
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; all workers hold the same state, so one of them is enough."""
-        write_checkpoint(self.state_dict(), path)
+        """Write a checkpoint, or this worker's part of it where workers have a stage each."""
+        write_checkpoint(self.state_dict(), self._parallel.file(path))
 
     def resume(self, path: Path) -> None:
         """Go on from the last checkpoint at `path` that is whole; without one, begin anew."""
-        state = read_latest(path)
+        state = self._parallel.latest(path)
         if state is not None:
             self.load_state_dict(state)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint; every worker loads it."""
-        state = read_checkpoint(path)
+        """Go on from a checkpoint, whole or in parts, with the whole denoiser."""
+        state = read_merged(path)
         try:
             self.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} must be a checkpoint of this training: {reason}") from None
+
+
+def _parallel(workers: Workers, batch_size: int, stages: int) -> DataParallel:
+    if stages > 1 and workers.size > 1:
+        return StageParallel(workers, batch_size, stages)
+    return DataParallel(workers, batch_size)

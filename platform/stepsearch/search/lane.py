@@ -158,9 +158,8 @@ class _LaneReport:
         self.progress(self._images_seen)
 
     def save(self) -> None:
-        """Bring what the trainer has written to the storage; rank 0 writes for all."""
-        if self._rank == 0:
-            self._carrier.save(self.alive)
+        """Bring what the trainer has written here to the storage: most write on rank 0 only."""
+        self._carrier.save(self.alive)
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
+    from stepsearch.diffusion.datasets import Dataset
+    from stepsearch.diffusion.denoisers import DenoiserConfig
     from stepsearch.diffusion.workers import Workers
     from stepsearch.strategies import FloatArray, PredictionType
 
@@ -58,6 +60,9 @@ class TrainerFacts:
     prediction_type: PredictionType = "epsilon"
     random_steps: bool = True
     """Whether it can judge samplers whose steps add noise."""
+    denoiser: DenoiserConfig | None = None
+    data: Callable[[], Dataset] | None = None
+    """Reads the data set; what a space needs it for may take longer."""
 
     @property
     def T(self) -> int:

@@ -77,7 +77,7 @@ $provenance
 _DRAW_VP = Template("""\
 ```python
 from diffusers import DDIMPipeline
-pipeline = DDIMPipeline.from_pretrained("pipeline")
+pipeline = DDIMPipeline.from_pretrained($where)
 images = pipeline(batch_size=16, num_inference_steps=$ddim_steps, eta=$eta).images
 ```
 
@@ -85,18 +85,23 @@ images = pipeline(batch_size=16, num_inference_steps=$ddim_steps, eta=$eta).imag
 
 ```python
 from diffusers import DDPMPipeline
-pipeline = DDPMPipeline.from_pretrained("pipeline")
+pipeline = DDPMPipeline.from_pretrained($where)
 images = pipeline(batch_size=16, num_inference_steps=$ddpm_steps).images
 ```""")
 
 _DRAW = Template("""\
 ```python
 from diffusers import DiffusionPipeline
-pipeline = DiffusionPipeline.from_pretrained("pipeline")
+pipeline = DiffusionPipeline.from_pretrained($where)
 images = pipeline(batch_size=16, num_inference_steps=$steps).images
 ```
 
 The noise is removed by diffusers' `$scheduler`.""")
+
+_OWN_CODE = """
+
+The denoiser has an encoder for all timesteps and a decoder for each stage of them. diffusers has
+no such class: it is in `pipeline/unet/multistage.py`, which `trust_remote_code=True` lets run."""
 
 _TAGS = {"vp": "ddpm", "edm": "edm", "flow": "flow-matching"}
 _SCHEDULERS = {
@@ -107,8 +112,8 @@ _SCHEDULERS = {
 _SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "dpm": "DPM-Solver++"}
 
 
-def card(file: StrategyFile, sampler: SamplerConfig) -> str:
-    """The text of README.md."""
+def card(file: StrategyFile, sampler: SamplerConfig, *, own_code: bool = False) -> str:
+    """The text of README.md; `own_code` where the pipeline has a class that diffusers lacks."""
     origin = file.provenance
     return _CARD.substitute(
         search=origin.search,
@@ -123,21 +128,26 @@ def card(file: StrategyFile, sampler: SamplerConfig) -> str:
         metrics=_metrics(origin),
         sampler=_sampler(sampler),
         tag=_TAGS[file.schedule.kind],
-        drawing=_drawing(file, sampler),
+        drawing=_drawing(file, sampler, own_code=own_code),
         provenance=_table(("", ""), _origin(origin).items()),
     )
 
 
-def _drawing(file: StrategyFile, sampler: SamplerConfig) -> str:
+def _drawing(file: StrategyFile, sampler: SamplerConfig, *, own_code: bool) -> str:
     """How diffusers draws images as `sampler` does."""
     steps, kind = sampler.num_steps, file.schedule.kind
+    where = '"pipeline", trust_remote_code=True' if own_code else '"pipeline"'
+    after = _OWN_CODE if own_code else ""
     if kind != "vp":
-        return _DRAW.substitute(steps=steps, scheduler=_SCHEDULERS[kind, sampler.kind])
-    return _DRAW_VP.substitute(
+        scheduler = _SCHEDULERS[kind, sampler.kind]
+        return _DRAW.substitute(where=where, steps=steps, scheduler=scheduler) + after
+    text = _DRAW_VP.substitute(
+        where=where,
         ddim_steps=steps,
         ddpm_steps=steps if sampler.kind == "ddpm" else file.schedule.timesteps,
         eta=sampler.eta,
     )
+    return text + after
 
 
 def _parameters(parameters: Mapping[str, Any]) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image, ImageOps
@@ -59,7 +60,7 @@ def target(strategy: dict[str, Any], x0: Tensor, noise: Tensor, a: Tensor, b: Te
 
 
 def train(
-    denoiser: UNet2DModel,
+    denoiser: ModelMixin,
     images: Tensor,
     strategy: dict[str, Any],
     steps: int,
@@ -137,13 +138,17 @@ def main() -> None:
     strategy = json.loads((HERE / "strategy.json").read_text(encoding="utf-8"))
     args = arguments(strategy["provenance"]["images_seen"] // strategy["training"]["batch_size"])
     torch.manual_seed(args.seed)
-    pipeline = DiffusionPipeline.from_pretrained(HERE / "pipeline")
-    denoiser = UNet2DModel.from_config(pipeline.unet.config)
+    # trusted for the one class that diffusers may lack, in pipeline/unet/multistage.py
+    pipeline = DiffusionPipeline.from_pretrained(HERE / "pipeline", trust_remote_code=True)
+    denoiser = type(pipeline.unet).from_config(pipeline.unet.config)
     denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
     shape = denoiser.config.in_channels, denoiser.config.sample_size
     images = load_images(args.data, *shape) if args.data else load_digits(*shape)
     train(denoiser, images, strategy, args.steps)
     type(pipeline)(denoiser, pipeline.scheduler).save_pretrained(args.out)
+    shutil.copyfile(HERE / "pipeline" / "model_index.json", args.out / "model_index.json")
+    for code in (HERE / "pipeline" / "unet").glob("*.py"):
+        shutil.copyfile(code, args.out / "unet" / code.name)
     print(f"saved to {args.out}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from diffusers import ConsistencyModelPipeline, DDPMPipeline, DiffusionPipeline, UNet2DModel
+from diffusers import ConsistencyModelPipeline, DDPMPipeline, DiffusionPipeline, ModelMixin
 
+from stepsearch.diffusion.multistage import networks
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.diffusion.workers import Workers
@@ -37,7 +39,7 @@ class Bundle:
     config: StrategyConfig
     strategy: Strategy
     """What `config` built, in its last state."""
-    denoiser: UNet2DModel
+    denoiser: ModelMixin
     """With averaged weights."""
     recipe: str
     """The resolved configuration, as YAML."""
@@ -77,7 +79,8 @@ def _fill(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
     _draw(folder, bundle, file, seed)
     _write_leaderboard(folder, bundle.leaderboard)
     shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
-    (folder / "README.md").write_text(card(file, bundle.sampler), encoding="utf-8")
+    text = card(file, bundle.sampler, own_code=_has_stages(bundle))
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 _PIPELINES: dict[str, type[DiffusionPipeline]] = {
@@ -96,9 +99,28 @@ def _write_pipeline(folder: Path, bundle: Bundle) -> None:
     scheduler = diffusion_scheduler(bundle.process, sampler, target)
     pipeline = _PIPELINES[bundle.process.kind](unet=bundle.denoiser, scheduler=scheduler)
     pipeline.save_pretrained(folder)
+    if _has_stages(bundle):
+        _add_class(folder, type(bundle.denoiser).__name__)
     # safetensors lets nobody but the owner read its files
     for weights in folder.rglob("*.safetensors"):
         weights.chmod((folder / "model_index.json").stat().st_mode)
+
+
+_CODE = "multistage"
+"""The name under which the networks with stages go with a pipeline."""
+
+
+def _has_stages(bundle: Bundle) -> bool:
+    return isinstance(bundle.denoiser, networks.MultistageModel)
+
+
+def _add_class(folder: Path, name: str) -> None:
+    """Put a class that diffusers lacks where it looks with `trust_remote_code=True`."""
+    shutil.copyfile(networks.__file__, folder / "unet" / f"{_CODE}.py")
+    index = folder / "model_index.json"
+    content = json.loads(index.read_text(encoding="utf-8"))
+    content["unet"] = [_CODE, name]
+    index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _draw(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
@@ -116,7 +138,7 @@ def _draw(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
     strategy_curves(np.array(file.p), np.array(file.w)).savefig(folder / "strategy.png", dpi=110)
 
 
-def _shape(denoiser: UNet2DModel) -> tuple[int, int, int]:
+def _shape(denoiser: ModelMixin) -> tuple[int, int, int]:
     """(C, H, W) of the images that it draws."""
     size = denoiser.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size

@@ -1,43 +1,23 @@
-"""Denoisers: configs that build diffusers' own networks, so that diffusers can load them again."""
+"""The DDPM U-Net as diffusers has it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field, field_validator, model_validator
 
-from stepsearch.config import Config
+from stepsearch.diffusion.datasets import Dataset
+from stepsearch.diffusion.denoisers.base import Channels, DenoiserConfig, initial_weights
+from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 
-class DenoiserConfig(Config):
-    """Base of every denoiser's config; a subclass adds `kind`, `check` and `build`."""
+class UNetShape(DenoiserConfig):
+    """The blocks of a U-Net that halves the image each level."""
 
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise UserError unless there is such a network for images of `shape` (C, H, W)."""
-        raise NotImplementedError
-
-    def build(self, shape: tuple[int, int, int], seed: int) -> torch.nn.Module:
-        """A network on the CPU for images of `shape` (C, H, W); its weights depend on `seed` only.
-
-        The network maps (x_t [B, C, H, W], time [B]) to an object whose `sample` is
-        [B, C, H, W], like every unconditional network of diffusers. The time is t itself, int64,
-        or a float32 where the noise process has another.
-        """
-        raise NotImplementedError
-
-
-Channels = Annotated[int, Field(ge=1, le=4096)]
-
-
-class UNetConfig(DenoiserConfig):
-    """The DDPM U-Net (Ho et al. 2020) as diffusers' UNet2DModel, halving the image each level."""
-
-    kind: Literal["unet"] = "unet"
     channels: tuple[Channels, ...] = (16, 32)
     """Channels at each resolution, the full one first."""
     layers: int = Field(default=1, ge=1, le=8)
@@ -55,7 +35,7 @@ class UNetConfig(DenoiserConfig):
         return channels
 
     @model_validator(mode="after")
-    def _groups_divide_channels(self) -> UNetConfig:
+    def _groups_divide_channels(self) -> UNetShape:
         if any(width % self.groups for width in self.channels):
             raise ValueError(
                 f"channels must be multiples of groups ({self.groups}), got {self.channels}"
@@ -72,14 +52,22 @@ class UNetConfig(DenoiserConfig):
                 f" got {levels} levels"
             )
 
+
+class UNetConfig(UNetShape):
+    """The DDPM U-Net (Ho et al. 2020) as diffusers' UNet2DModel, halving the image each level."""
+
+    kind: Literal["unet"] = "unet"
+
+    def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> UNet2DModel:
+        return self.build(data.shape, seed)
+
     def build(self, shape: tuple[int, int, int], seed: int) -> UNet2DModel:
-        """Raises UserError like `check`."""
+        """The network for images of `shape` (C, H, W). Raises UserError like `check`."""
         from diffusers import UNet2DModel  # seconds, which checking a search need not take
 
         self.check(shape)
         (channels, height, width), levels = shape, len(self.channels)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with initial_weights(seed):
             return UNet2DModel(
                 sample_size=height if height == width else (height, width),
                 in_channels=channels,
@@ -92,9 +80,3 @@ class UNetConfig(DenoiserConfig):
                 add_attention=self.attention == "mid",
                 attention_head_dim=None,
             )
-
-
-DENOISERS: dict[str, type[DenoiserConfig]] = {"unet": UNetConfig}
-
-AnyDenoiser = UNetConfig
-"""The union of all denoisers' configs; a discriminated union once there are two."""
