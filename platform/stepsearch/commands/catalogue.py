@@ -11,9 +11,9 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
+from stepsearch.commands.shown import process_of
 from stepsearch.diffusion.noise import NoiseConfig
 from stepsearch.errors import UserError
-from stepsearch.search.shown import process_of
 from stepsearch.strategies import (
     DENSITIES,
     STRATEGIES,
