@@ -6,14 +6,14 @@ from optuna.trial import FixedTrial
 
 from search_spaces import TrainerFacts, space
 from search_spaces.ranges import FAMILIES
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.strategies import DENSITIES, WEIGHTS
 
 
 @pytest.fixture
 def facts() -> TrainerFacts:
-    return TrainerFacts(kind="denoising", alpha_bar=NoiseConfig().build().alpha_bar)
+    return TrainerFacts(kind="denoising", alpha_bar=VPConfig().build().alpha_bar)
 
 
 def labels(data: object, facts: TrainerFacts) -> list[str]:
@@ -261,7 +261,7 @@ def test_min_snr_refuses_a_process_without_an_snr_above_its_range(facts):
 
 
 def test_a_mirrored_speed_refuses_a_process_without_meaningless_steps():
-    process = NoiseConfig(schedule="cosine", timesteps=50).build()
+    process = VPConfig(schedule="cosine", timesteps=50).build()
     facts = TrainerFacts(kind="denoising", alpha_bar=process.alpha_bar)
     space("speed").check(facts)
     with pytest.raises(UserError, match=r"speed\.mirror must be false"):

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import (
     GradientConfig,
@@ -23,7 +23,7 @@ from stepsearch.sampling.timetuner import (
 )
 from stepsearch.sampling.timetuner.gradient import batch, loss
 
-NOISE = NoiseConfig().build().scheduler_config()
+NOISE = VPConfig().build().scheduler_config()
 SHAPE = (1, 8, 8)
 
 
