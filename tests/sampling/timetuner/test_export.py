@@ -109,7 +109,7 @@ def test_the_verdict_is_on_the_images_of_other_seeds(network: Network, denoiser:
 
 
 def test_images_that_are_not_finite_are_no_images(network: Network) -> None:
-    broken = Network(lambda x, t: x / 0, network.solver)
+    broken = Network(lambda x, t, nominal: x / 0, network.solver)
     with pytest.raises(Diverged, match=r"^images drawn with this tau have NaN or inf"):
         draw(broken, network.solver.times, 1, shape=SHAPE, seed=0)
 

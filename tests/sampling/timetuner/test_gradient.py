@@ -55,7 +55,7 @@ def test_a_slot_that_gains_nothing_stays_at_its_time_to_the_last_bit() -> None:
 
 
 def test_a_loss_that_is_not_finite_leaves_every_slot_untuned() -> None:
-    broken = Network(lambda x, t: x * t * float("nan"), Continuous(GRID))
+    broken = Network(lambda x, t, nominal: x * t * float("nan"), Continuous(GRID))
     tuned = tune(broken, DIGITS, GradientConfig(**SMALL))
     assert torch.equal(tuned.tau, GRID[:-1])
 
