@@ -22,7 +22,7 @@ import torch
 
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.strategies import StrategyConfig, strategy
 from stepsearch.strategies.adaptive import PAPER
@@ -42,7 +42,7 @@ CONTENDERS: dict[str, StrategyConfig] = {
 
 
 def training(config: StrategyConfig, batch_size: int) -> Training:
-    process, data = NoiseConfig().build(), DigitsConfig().load()
+    process, data = VPConfig().build(), DigitsConfig().load()
     return Training(
         TrainingConfig(batch_size=batch_size),
         UNetConfig().build(data.shape, seed=0),

@@ -23,7 +23,7 @@ import torch
 
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.step import errors
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.strategies import StrategyConfig, strategy
@@ -39,7 +39,7 @@ CONTENDERS: dict[str, StrategyConfig] = {
 
 
 def train(config: StrategyConfig, seed: int, steps: int) -> Training:
-    process, data = NoiseConfig().build(), DigitsConfig().load()
+    process, data = VPConfig().build(), DigitsConfig().load()
     training = Training(
         TrainingConfig(batch_size=BATCH),
         UNetConfig(channels=(8, 16)).build(data.shape, seed),

@@ -38,7 +38,7 @@ from stepsearch.diffusion.data_order import DataOrder
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.loss import LossMeter, LossSummary
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE
@@ -162,7 +162,7 @@ class Case:
 
     def build(self) -> tuple[list[Training], FusedTraining]:
         """The same trials twice, at their first step."""
-        images, process = DigitsConfig().load(), NoiseConfig().build()
+        images, process = DigitsConfig().load(), VPConfig().build()
         trainings = [
             Training(
                 TrainingConfig(batch_size=self.batch_size),

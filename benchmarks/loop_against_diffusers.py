@@ -36,7 +36,7 @@ from torch import Tensor
 
 from stepsearch.diffusion.datasets import Dataset, DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.strategies import UniformConfig
 
@@ -47,7 +47,7 @@ BuildLoop = Callable[[Dataset, int, int], Loop]
 
 
 def our_loop(dataset: Dataset, batch_size: int, total_steps: int) -> Loop:
-    process = NoiseConfig().build()
+    process = VPConfig().build()
     training = Training(
         TrainingConfig(batch_size=batch_size, lr=1e-4, warmup_steps=500, ema_decay=0.9999),
         UNetConfig().build(dataset.shape, seed=0),

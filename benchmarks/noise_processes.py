@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from stepsearch.diffusion.datasets import Dataset
-from stepsearch.evaluation.judge import Judge, JudgeConfig
+from stepsearch.evaluation.judge import Judge
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.sampler import SamplerConfig, generate
 from trainers import trainer
+from trainers.judging import judge_of
 
 
 class Case(NamedTuple):
@@ -44,19 +44,6 @@ SCORES = ("fd_digits", "precision", "recall", "off_manifold")
 IMAGES = 38_400
 
 Scores = dict[str, float]
-
-
-def judge_of(data: Dataset, cache: Path) -> Judge:
-    return Judge.prepare(
-        JudgeConfig(),
-        data.name,
-        data.train,
-        data.held_out,
-        data.train_labels,
-        data.held_out_labels,
-        data.fingerprint,
-        cache,
-    )
 
 
 def scores(name: str, seed: int, judge: Judge, pictures: Path | None) -> dict[str, Scores]:
@@ -103,7 +90,8 @@ def main() -> None:
     result: dict[str, Scores] = {}
     print(f"{'':18s}" + "".join(f"{score:>14s}" for score in SCORES))
     with TemporaryDirectory() as scratch:
-        judge = judge_of(trainer().dataset.load(), Path(scratch))
+        config = trainer()
+        judge = judge_of(config.judge, config.dataset, Path(scratch))
         for name in asked.only:
             runs = [scores(name, seed, judge, asked.pictures) for seed in range(asked.seeds)]
             for row in runs[0]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from stepsearch.diffusion.training import Training
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.search.trial import Report, Run, Trial
-from trainers.denoising import DenoisingConfig, run
+from trainers.denoising import DenoisingConfig
+from trainers.training_trial import run
 
 FILE = "STEPSEARCH_STAMPS"
 """The environment variable that names the file; Ray's processes inherit it."""

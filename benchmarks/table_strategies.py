@@ -22,7 +22,7 @@ import torch
 
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.strategies import DENSITIES, WEIGHTS, Strategy, strategy
 
@@ -68,7 +68,7 @@ def seconds(work: Callable[[], object], times: int) -> float:
 
 def a_step(rounds: int, steps: int) -> float:
     """CPU seconds of a whole step of uniform training, the least of some rounds."""
-    process, dataset = NoiseConfig().build(), DigitsConfig().load()
+    process, dataset = VPConfig().build(), DigitsConfig().load()
     training = Training(
         TrainingConfig(batch_size=_BATCH),
         UNetConfig().build(dataset.shape, seed=0),
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, to see that it runs")
     rounds, times = (3, 100) if parser.parse_args().quick else (30, 300)
     torch.set_num_threads(1)
-    alpha_bar = NoiseConfig().build().alpha_bar
+    alpha_bar = VPConfig().build().alpha_bar
     configs = {kind: strategy(kind) for kind in (DENSITIES | WEIGHTS)} | OTHERS
     parts = {name: part_of_a_step(config.build(alpha_bar)) for name, config in configs.items()}
     parts["randint, no weights"] = bare

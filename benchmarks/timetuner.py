@@ -28,6 +28,7 @@ from stepsearch.sampling.timetuner import (
     tune,
 )
 from trainers.denoising import DenoisingConfig
+from trainers.judging import judge_of
 
 SHAPE = (1, 8, 8)
 HELD_OUT_SEED = 7
@@ -51,7 +52,7 @@ def main() -> None:
         {"training": {"lr": 4e-3, "ema_decay": 0.995}, "judge": {"samples": options.samples}}
     )
     with TemporaryDirectory() as cache:
-        judge = prepare(config, Path(cache))
+        judge = judge_of(config.judge, config.dataset, Path(cache))
         print("| seed | K | clipped | times | fd_digits | pixel_fd | off_manifold | gap | s |")
         print("|---|---|---|---|---|---|---|---|---|")
         for seed in range(options.seeds):
@@ -59,20 +60,6 @@ def main() -> None:
             for K in options.num_steps:
                 for clip in (True, False):
                     rows(config, denoiser, judge, (seed, K, clip), options.iterations)
-
-
-def prepare(config: DenoisingConfig, cache: Path) -> Judge:
-    data = config.dataset.load()
-    return Judge.prepare(
-        config.judge,
-        data.name,
-        data.train,
-        data.held_out,
-        data.train_labels,
-        data.held_out_labels,
-        data.fingerprint,
-        cache,
-    )
 
 
 def trained(config: DenoisingConfig, seed: int, steps: int) -> torch.nn.Module:

@@ -17,11 +17,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from stepsearch import cluster
 from stepsearch.tracking import TrackingConfig, ui_command
 from stepsearch.tracking.client import connect
 from tests.store import Store
+
+settings.register_profile("calm", deadline=None, derandomize=True, database=None)
+settings.load_profile("calm")  # nothing is timed, and what passed once passes again
 
 
 @pytest.fixture(scope="session", autouse=True)

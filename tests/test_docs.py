@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 import search_spaces as spaces
 from search_spaces import SpeedSpace
 from stepsearch.config import parse
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.trial import TrainerFacts
 from stepsearch.strategies import STRATEGIES, AnyStrategy
@@ -76,7 +76,7 @@ def test_the_guide_adds_a_weight() -> None:
     """methods/strategies.md section 5, trunc_snr = max(SNR, 1) on the x0-loss."""
     names: dict[str, Any] = {"__name__": "guide"}
     exec(compile(blocks("docs/extend.md")[0], "docs/extend.md", "exec", dont_inherit=True), names)
-    process = NoiseConfig().build()
+    process = VPConfig().build()
     built = names["TruncatedSnrConfig"]().build(process.alpha_bar, "sample")
     np.testing.assert_allclose(built.w, np.maximum(process.snr, 1))
     assert np.ptp(built.p) == 0
@@ -93,7 +93,7 @@ def test_the_page_on_processes_carries_a_strategy_to_edm() -> None:
 def test_the_guide_adds_a_space_that_holds_the_baseline() -> None:
     names: dict[str, Any] = {"__name__": "guide"}
     exec(compile(blocks("docs/extend.md")[3], "docs/extend.md", "exec", dont_inherit=True), names)
-    facts = TrainerFacts("denoising", NoiseConfig().build().alpha_bar)
+    facts = TrainerFacts("denoising", VPConfig().build().alpha_bar)
     space = names["BetaAndRateSpace"]()
     space.check(facts)
     points = space.fixed(facts)
@@ -118,7 +118,7 @@ def test_every_example_of_the_strategies_page_is_one() -> None:
     page = (ROOT / "docs/strategies.md").read_text()
     examples = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     assert len(examples) >= 6
-    alpha_bar = NoiseConfig().build().alpha_bar
+    alpha_bar = VPConfig().build().alpha_bar
     for example in examples:
         for key, value in yaml.safe_load(example).items():
             if key == "space":

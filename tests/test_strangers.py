@@ -53,10 +53,8 @@ WHOLE = SEARCH | {
 
 
 def fuzz(examples: int) -> settings:
-    """The same inputs on each run; `examples` of them, each in seconds."""
-    return settings(
-        max_examples=examples, deadline=timedelta(seconds=20), derandomize=True, database=None
-    )
+    """So many inputs, each in seconds."""
+    return settings(max_examples=examples, deadline=timedelta(seconds=20))
 
 
 def read_or_refused(read: Callable[[], object]) -> None:

@@ -15,7 +15,8 @@ from pydantic import Field
 from stepsearch.config import AbsolutePath, Config, Name, Place, merge, parse
 from stepsearch.errors import UserError
 from stepsearch.strategies import FloatArray
-from trainers.denoising import CHECKPOINT, DenoisingConfig
+from trainers.denoising import DenoisingConfig
+from trainers.training_trial import CHECKPOINT
 
 if TYPE_CHECKING:
     from torch import nn

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,31 +13,23 @@ from pydantic import Field
 from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
-from stepsearch.diffusion.loss import LossSummary, combine
-from stepsearch.diffusion.memory import Slices
 from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
 from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
-from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels, score_names
-from stepsearch.pictures import sample_grid
-from stepsearch.sampling.sampler import SamplerConfig, generate
-from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
+from stepsearch.evaluation.judge import JudgeConfig, check_labels, score_names
+from stepsearch.sampling.sampler import SamplerConfig
+from stepsearch.search.trial import Cost, Run, TrainerFacts
 from stepsearch.strategies import AnyStrategy, PredictionType, Strategy, UniformConfig
 from stepsearch.strategies.staged import build_staged
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
-from trainers.rows import append_row, last_strategy, read_rows, strategy_row
-from trainers.stages import drawing_cost
+from trainers.judging import prepare_judge
+from trainers.rows import last_strategy, read_rows
+from trainers.training_trial import CHECKPOINT, SAMPLING_SEED, run
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CHECKPOINT = "checkpoint.pt"
-_TICKS = 50
-"""How often a trial says how far it is, over its whole budget."""
-_SAMPLING_SEED = 0
-"""All trials of all searches draw their images from the same noise."""
 
 
 class DenoisingConfig(Config):
@@ -96,10 +86,7 @@ class DenoisingConfig(Config):
 
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Train the judge's classifier once; its accuracy, and the scores of real images."""
-        torch.set_num_threads(1)
-        judge = judge_of(self.judge, self.dataset, cache)
-        real = {f"real_{name}": value for name, value in judge.reference().items()}
-        return {"judge_accuracy": judge.accuracy} | real
+        return prepare_judge(self.judge, self.dataset, cache)
 
     def probe(self, *, gpu: bool) -> Cost:
         """Some steps of this training, some images and their scores, timed."""
@@ -200,129 +187,8 @@ class DenoisingConfig(Config):
             leaderboard=leaderboard,
             provenance=Provenance(**{**provenance, **scores}),
         )
-        write_bundle(out, bundle, seed=_SAMPLING_SEED)
+        write_bundle(out, bundle, seed=SAMPLING_SEED)
 
     def _scores(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The judge's part of the metrics; the rest depends on the strategy or the machine."""
         return {k: v for k, v in metrics.items() if k in score_names(self.dataset.load().name)}
-
-
-def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
-    """One trial: train to each milestone, judge the EMA denoiser's images, report.
-
-    Goes on from the trial's checkpoint, which is written before every report. Raises Diverged or
-    OutOfMemory.
-    """
-    config: DenoisingConfig = trial.config
-    share = config.training.batch_size // workers.size
-    slices = Slices(trial.folder, config.training.accumulation, share)
-    with slices.fitting(workers):
-        training = config.training_for(trial.seed, trial.budget, workers, slices.count)
-    checkpoint = trial.folder / CHECKPOINT
-    training.resume(checkpoint)
-    # A checkpoint lies behind the batch that holds a milestone: its report may have been lost.
-    behind = training.images_seen - config.training.batch_size
-    for milestone in (m for m in trial.milestones if m > behind):
-        begun = time.process_time()
-        with slices.fitting(workers):
-            losses, asked_to_leave = _train(training, milestone, trial, report)
-        if workers.rank < training.shards:
-            training.save(checkpoint)
-        if asked_to_leave:
-            return
-        trained = time.process_time()
-        metrics = {"images_seen": float(milestone)}
-        with slices.fitting(workers, in_slices=False):
-            metrics |= _evaluate(config, training, trial, workers, milestone)
-        metrics |= _summary(losses, trial.folder, milestone, workers)
-        metrics |= {
-            "train_cpu_s": trained - begun,
-            "evaluation_cpu_s": time.process_time() - trained,
-        }
-        if not report(metrics):
-            return
-
-
-def _train(
-    training: Training, until: int, trial: Trial, report: Report
-) -> tuple[list[LossSummary], bool]:
-    """Train to a milestone in small steps; the losses, and whether the search says stop.
-
-    What a strategy has learned goes to a file after each.
-    """
-    losses = []
-    stride = max(1, trial.budget // _TICKS)
-    while training.images_seen < until:
-        losses.append(training.run(min(until, training.images_seen + stride)))
-        if training.workers.rank == 0 and training.strategy.state_dict():
-            row = strategy_row(training.strategy, training.images_seen)
-            append_row(trial.folder / "strategy.jsonl", row)
-        if not report.progress(training.images_seen):
-            return losses, True
-    return losses, False
-
-
-def _evaluate(
-    config: DenoisingConfig,
-    training: Training,
-    trial: Trial,
-    workers: Workers,
-    images_seen: int,
-) -> dict[str, float]:
-    """Scores of images drawn with the EMA denoiser; a picture of some is left behind."""
-    denoiser, shape = training.ema, config.dataset.load().shape
-    images = generate(
-        denoiser,
-        training.process,
-        config.sampler,
-        config.judge.samples,
-        shape=shape,
-        prediction_type=config.training.prediction_type,
-        seed=_SAMPLING_SEED,
-        workers=workers,
-    )
-    if workers.rank > 0:
-        return {}
-    pictures = trial.folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
-    scores = judge_of(config.judge, config.dataset, trial.cache).score(images)
-    target = config.training.prediction_type
-    return {**scores, **drawing_cost(denoiser, training.process, config.sampler, target, shape)}
-
-
-def _summary(
-    losses: list[LossSummary], folder: Path, images_seen: int, workers: Workers
-) -> dict[str, float]:
-    """Scalars of the training since the last milestone; its losses by noise level go to a file."""
-    if not losses or workers.rank > 0:
-        return {}
-    total = combine(losses)
-    row = {
-        "images_seen": images_seen,
-        "log_snr": total.log_snr.tolist(),
-        "count": total.count.tolist(),
-        "loss": [x if np.isfinite(x) else None for x in total.loss.tolist()],
-    }
-    append_row(folder / "loss.jsonl", row)
-    return {
-        "train_loss": total.mean_loss,
-        "grad_norm": total.grad_norm,
-        "images_per_s": float(total.count.sum()) / total.seconds,
-    }
-
-
-@lru_cache(maxsize=2)
-def judge_of(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Judge:
-    """The judge of a data set, once a process."""
-    data = dataset.load()
-    return Judge.prepare(
-        config,
-        data.name,
-        data.train,
-        data.held_out,
-        data.train_labels,
-        data.held_out_labels,
-        data.fingerprint,
-        cache,
-    )

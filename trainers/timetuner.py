@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,36 +13,31 @@ from torch import Tensor
 
 from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
-from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
 from stepsearch.evaluation.distances import frechet_distance, statistics
 from stepsearch.evaluation.judge import JudgeConfig, check_labels, pixel_features
-from stepsearch.pictures import beside, sample_grid
 from stepsearch.sampling.timetuner import (
     GradientConfig,
     SolverConfig,
     Tuned,
     compare,
     draw,
-    losses,
     write_tuned,
 )
 from stepsearch.sampling.timetuner.network import TauScope
 from stepsearch.sampling.timetuner.shifts import ShiftedTimes
-from stepsearch.search.trial import Cost, Report, Run, TrainerFacts, Trial
+from stepsearch.search.trial import Cost, Run, TrainerFacts
 from trainers.checkpoint import AnyCheckpoint, look
 from trainers.cost import measure_drawing
-from trainers.denoising import judge_of
-from trainers.tuning import PICTURED, STRATEGIES, bench, compared, scores, told, untuned
+from trainers.drawing_trial import TIMES, run
+from trainers.judging import prepare_judge
+from trainers.tuning import STRATEGIES, bench
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_CHUNK = 256
-"""Images drawn between two words to the search."""
 _UNSEEN_SEEDS = (1_000_001, 1_000_002, 1_000_003)
 """Added to a search's seed: noise that no trial draws from."""
-TIMES = "times.json"
 
 
 class TimesConfig(Config):
@@ -141,10 +135,7 @@ class TimeTunerConfig(Config):
         """Train the judge's classifier once; its accuracy, and the scores of real images."""
         if not self.judges:
             return {}
-        torch.set_num_threads(1)
-        judge = judge_of(self.judge, self.dataset, cache)
-        real = {f"real_{name}": value for name, value in judge.reference().items()}
-        return {"judge_accuracy": judge.accuracy} | real
+        return prepare_judge(self.judge, self.dataset, cache)
 
     def probe(self, *, gpu: bool) -> Cost:
         """Some images and their scores, timed; no gradient's times."""
@@ -251,59 +242,3 @@ class TimeTunerConfig(Config):
         write_tuned(out, network, at.denoiser, self.sampler, tuned, verdict, note=note)
         (out / "search.yaml").write_text(recipe, encoding="utf-8")
         leaderboard.to_csv(out / "leaderboard.csv", index=False)
-
-
-def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
-    """One trial: its times, then images up to each milestone, scored beside the untuned ones'.
-
-    `images_seen` are the images drawn; image i comes from the same noise in every trial of a seed.
-    Raises Diverged.
-    """
-    config: TimeTunerConfig = trial.config
-    device = str(workers.device)
-    at = bench(config.checkpoint, config.dataset, workers.device)
-    network = at.network(config.sampler, config.tau_scope)
-    begun = time.process_time()
-    tau = told(config, network, device, trial.cache)
-    tuning_cpu_s = time.process_time() - begun
-    _keep_times(trial, network, tau, at.images)
-    drawn = torch.empty(0, *at.trained.shape)
-    for milestone in trial.milestones:
-        begun = time.process_time()
-        while (n := len(drawn)) < milestone:
-            size = min(_CHUNK, milestone - n)
-            some = draw(
-                network, tau, size, shape=at.trained.shape, seed=trial.seed, first=n, device=device
-            )
-            drawn = torch.cat([drawn, some])
-            if not report.progress(len(drawn)):
-                return
-        found = scores(config, drawn, trial.seed, device, trial.cache)
-        reference = untuned(config.untuned, trial.seed, milestone, device, trial.cache)
-        metrics = {"images_seen": float(milestone), "nfe": float(network.solver.nfe)}
-        metrics |= found | compared(config, found, reference.scores)
-        metrics |= {
-            "tuning_cpu_s": tuning_cpu_s,
-            "evaluation_cpu_s": time.process_time() - begun,
-        }
-        _picture(trial, reference.images, drawn[:PICTURED], milestone)
-        if not report(metrics):
-            return
-
-
-def _keep_times(trial: Trial, network: Any, tau: Tensor, images: Tensor) -> None:
-    """tau and the untuned times, each with eq. 9's losses of the slots."""
-    config, times = trial.config.gradient, network.solver.times
-    before = losses(network, times, images, config)
-    after = before if torch.equal(tau, times) else losses(network, tau, images, config)
-    content = {"t": times.tolist(), "tau": tau.tolist(), "loss_untuned": before, "loss": after}
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    (trial.folder / TIMES).write_text(json.dumps(content))
-
-
-def _picture(trial: Trial, before: Tensor, after: Tensor, images_seen: int) -> None:
-    """The first images of the untuned times, and beside them those with tau, from one noise."""
-    pictures = trial.folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    left, right = (sample_grid(images.numpy()) for images in (before, after))
-    beside(left, right).save(pictures / f"untuned_and_tuned_{images_seen:09d}.png")

@@ -32,7 +32,7 @@ from stepsearch.sampling.timetuner.shifts import in_order
 from stepsearch.sampling.timetuner.tuned_timesteps import fingerprint
 from stepsearch.strategies import FloatArray
 from trainers.checkpoint import AnyCheckpoint, Trained, look
-from trainers.denoising import judge_of
+from trainers.judging import judge_of
 
 if TYPE_CHECKING:
     from torch import nn

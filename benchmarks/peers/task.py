@@ -16,7 +16,8 @@ from search_spaces.speed import SpeedSpace
 from stepsearch.config import Config, merge, parse
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.search.trial import Report, Run, Trial
-from trainers.denoising import DenoisingConfig, run
+from trainers.denoising import DenoisingConfig
+from trainers.training_trial import run
 
 _TASK, _NOTES = "task.json", "notes.jsonl"
 

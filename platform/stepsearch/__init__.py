@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepsearch.diffusion.noise import NoiseConfig
+    from stepsearch.diffusion.noise import VPConfig
     from stepsearch.errors import UserError
     from stepsearch.search.config import SearchConfig
     from stepsearch.search.driver import launch, resume
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stepsearch.strategies import strategy
 
 _HOME = {
-    "NoiseConfig": "stepsearch.diffusion.noise",
+    "VPConfig": "stepsearch.diffusion.noise",
     "SearchConfig": "stepsearch.search.config",
     "SearchResult": "stepsearch.search.result",
     "UserError": "stepsearch.errors",
@@ -24,10 +24,10 @@ _HOME = {
 }
 
 __all__ = [
-    "NoiseConfig",
     "SearchConfig",
     "SearchResult",
     "UserError",
+    "VPConfig",
     "launch",
     "resume",
     "strategy",

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import Training
 
 SCRIPT = Path(__file__).with_name("train_in_a_process.py")
@@ -65,3 +66,10 @@ def photographs() -> list[Image.Image]:
         for top in (0, 120)
         for left in range(0, 450, 90)
     ]
+
+
+def batch(process: NoiseProcess) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x0, noise and t: one small image for each timestep."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, process.T, 3, 4, 4, generator=generator)
+    return x0, noise, torch.arange(process.T)

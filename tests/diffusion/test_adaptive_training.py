@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stepsearch.diffusion.checkpoints import read_checkpoint
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.training import Training
 from stepsearch.errors import UserError
 from stepsearch.strategies import STRATEGIES, PredictionType, Strategy, strategy
@@ -43,7 +43,7 @@ LEARNING = sorted(OFTEN)
 
 
 def new(kind: str, target: PredictionType = "epsilon", T: int = 1000, **changes: Any) -> Strategy:
-    process = NoiseConfig(timesteps=T).build()
+    process = VPConfig(timesteps=T).build()
     return strategy(kind, **OFTEN[kind] | changes).build(process.alpha_bar, target)
 
 
@@ -96,7 +96,7 @@ def test_any_batch_size_and_any_number_of_timesteps(
     kind: str, batch_size: int, T: int, build_training: Build
 ) -> None:
     training = build_training(
-        timesteps=new(kind, T=T), process=NoiseConfig(timesteps=T).build(), batch_size=batch_size
+        timesteps=new(kind, T=T), process=VPConfig(timesteps=T).build(), batch_size=batch_size
     )
     training.run(12 * batch_size)
     built = training.strategy
@@ -177,7 +177,7 @@ def test_the_reward_is_blind_to_dropout(build_training: Build) -> None:
 def test_a_training_that_learns_is_rewarded_for_every_target(
     target: PredictionType, build_training: Build
 ) -> None:
-    abar = NoiseConfig().build().alpha_bar
+    abar = VPConfig().build().alpha_bar
     training = build_training(
         timesteps=strategy("uniform").build(abar, target), prediction_type=target, batch_size=32
     )
@@ -227,7 +227,7 @@ def test_adaptive_draws_with_min_snrs_weights(build_training: Build) -> None:
     timesteps = new("adaptive", w={"kind": "min_snr"})
     training = build_training(timesteps=timesteps)
     training.run(160)
-    abar = NoiseConfig().build().alpha_bar
+    abar = VPConfig().build().alpha_bar
     np.testing.assert_array_equal(timesteps.w, strategy("min_snr").weight(abar, "epsilon"))
 
 

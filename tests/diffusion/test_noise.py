@@ -9,11 +9,11 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from stepsearch.config import parse
-from stepsearch.diffusion.noise import NoiseConfig, NoiseProcess, Schedule
+from stepsearch.diffusion.noise import NoiseProcess, Schedule, VPConfig
 from stepsearch.errors import UserError
 
 every_schedule = pytest.mark.parametrize("schedule", get_args(Schedule))
-every_prediction = pytest.mark.parametrize("prediction_type", NoiseConfig().targets)
+every_prediction = pytest.mark.parametrize("prediction_type", VPConfig().targets)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def build(schedule: str, timesteps: int = 1000) -> NoiseProcess:
-    return parse(NoiseConfig, {"schedule": schedule, "timesteps": timesteps}).build()
+    return parse(VPConfig, {"schedule": schedule, "timesteps": timesteps}).build()
 
 
 # section 1, table "Schedule numbers" (linear, T = 1000): t, abar, SNR
@@ -47,7 +47,7 @@ SCHEDULE_NUMBERS = [
 
 @pytest.mark.parametrize(("t", "alpha_bar", "snr"), SCHEDULE_NUMBERS)
 def test_linear_process_matches_table_1(t, alpha_bar, snr):
-    process = NoiseConfig().build()
+    process = VPConfig().build()
     assert process.alpha_bar[t] == pytest.approx(alpha_bar, rel=2e-7)
     assert process.snr[t] == pytest.approx(snr, rel=6e-7)
     assert process.log_snr[t] == pytest.approx(np.log(snr), abs=1e-6)
@@ -133,7 +133,7 @@ def test_noising_and_velocity_agree_with_diffusers(schedule, batch):
 
 def test_other_targets_are_the_noise_and_the_image(batch):
     x0, noise, t = batch
-    process = NoiseConfig().build()
+    process = VPConfig().build()
     assert torch.equal(process.target(x0, noise, t, "epsilon"), noise)
     assert torch.equal(process.target(x0, noise, t, "sample"), x0)
 
@@ -142,7 +142,7 @@ def test_other_targets_are_the_noise_and_the_image(batch):
 def test_a_perfect_output_gives_back_the_image(prediction_type, batch):
     x0, noise, _ = batch
     t = torch.tensor([0, 10, 300, 600])
-    process = NoiseConfig().build()
+    process = VPConfig().build()
     x_t = process.add_noise(x0, noise, t)
     output = process.target(x0, noise, t, prediction_type)
     recovered = process.predict_x0(x_t, output, t, prediction_type)
@@ -152,12 +152,12 @@ def test_a_perfect_output_gives_back_the_image(prediction_type, batch):
 def test_noising_keeps_the_variance_of_unit_data():
     generator = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 1000, 64, generator=generator)
-    noised = NoiseConfig().build().add_noise(x0, noise, torch.arange(1000))
+    noised = VPConfig().build().add_noise(x0, noise, torch.arange(1000))
     assert noised.var().item() == pytest.approx(1, abs=0.02)
 
 
 def test_the_noise_of_independent_noisings_has_the_variance_of_section_3_1():
-    process, t = NoiseConfig().build(), 400
+    process, t = VPConfig().build(), 400
     alpha = process.alpha_bar[t + 1] / process.alpha_bar[t]
     psi = 2 - process.alpha_bar[t] * (1 + alpha)
     assert psi == pytest.approx(1.614, abs=5e-4)
@@ -170,7 +170,7 @@ def test_the_noise_of_independent_noisings_has_the_variance_of_section_3_1():
 
 
 def test_the_tables_cannot_be_changed_and_the_process_can_be_copied(batch):
-    process = NoiseConfig().build()
+    process = VPConfig().build()
     with pytest.raises(ValueError, match="read-only"):
         process.alpha_bar[0] = 1
     copied = copy.deepcopy(process)
@@ -194,5 +194,5 @@ def test_the_tables_cannot_be_changed_and_the_process_can_be_copied(batch):
 )
 def test_a_wrong_config_is_refused_in_one_line(data, message):
     with pytest.raises(UserError) as error:
-        parse(NoiseConfig, data, "noise")
+        parse(VPConfig, data, "noise")
     assert str(error.value).startswith(message)

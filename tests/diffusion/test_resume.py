@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stepsearch.diffusion.checkpoints import read_checkpoint, read_latest, write_checkpoint
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.training import Training
 from stepsearch.errors import UserError
 from stepsearch.strategies import strategy
@@ -81,7 +81,7 @@ class Counting(TableStrategy):
     """A strategy that learns: it counts the timesteps that it has seen."""
 
     def __init__(self, timesteps: int) -> None:
-        uniform = NoiseConfig(timesteps=timesteps).build().alpha_bar * 0 + 1 / timesteps
+        uniform = VPConfig(timesteps=timesteps).build().alpha_bar * 0 + 1 / timesteps
         super().__init__(uniform, uniform * timesteps)
         self.seen = torch.zeros(timesteps)
 
@@ -113,7 +113,7 @@ def test_a_strategy_observes_every_step_and_its_state_is_in_the_checkpoint(
 
 
 def test_a_phase_is_resumed_where_it_was(build_training: Build, tmp_path: Path) -> None:
-    alpha_bar = NoiseConfig().build().alpha_bar
+    alpha_bar = VPConfig().build().alpha_bar
     first = {"strategy": {"kind": "speed"}, "images": 80}
     phases = strategy("phase", phases=[first, {"strategy": {"kind": "uniform"}}])
     one, other = (build_training(timesteps=phases.build(alpha_bar)) for _ in range(2))

@@ -16,7 +16,7 @@ from stepsearch.diffusion.data_order import DataOrder
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.ema import MovingAverage
 from stepsearch.diffusion.loss import combine
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.errors import Diverged, UserError
@@ -40,7 +40,7 @@ class PlainLoop:
     norms: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.alpha_bar = torch.tensor(NoiseConfig().build().alpha_bar, dtype=torch.float32)
+        self.alpha_bar = torch.tensor(VPConfig().build().alpha_bar, dtype=torch.float32)
         self.order = DataOrder(100, 0, torch.device("cpu"))
         self.generator = generator("training", 0)
         self.parameters = list(self.network.parameters())
@@ -75,11 +75,11 @@ class PlainLoop:
         return (w * (output - targets[self.prediction_type]) ** 2).mean()
 
 
-@pytest.mark.parametrize("prediction_type", NoiseConfig().targets)
+@pytest.mark.parametrize("prediction_type", VPConfig().targets)
 def test_the_loop_equals_a_plain_one_of_pytorch(
     build_training: Build, prediction_type: PredictionType
 ) -> None:
-    timesteps = strategy("min_snr").build(NoiseConfig().build().alpha_bar, prediction_type)
+    timesteps = strategy("min_snr").build(VPConfig().build().alpha_bar, prediction_type)
     plain = PlainLoop(build_training().denoiser, timesteps, prediction_type)
     for step, lr in enumerate([0, 2e-3, 4e-3, 4e-3]):
         plain.step(step, lr)
@@ -197,7 +197,7 @@ def test_diffusers_saves_and_loads_what_was_trained(build_training: Build, tmp_p
 
 
 def test_the_summary_bins_unweighted_losses_by_log_snr(build_training: Build) -> None:
-    process = NoiseConfig().build()
+    process = VPConfig().build()
     seen: list[tuple[int, float]] = []
     timesteps = strategy("p2", gamma=1.0).build(process.alpha_bar)
     timesteps.after_update = lambda step: seen.extend(  # type: ignore[method-assign]
@@ -231,7 +231,7 @@ def test_summaries_of_two_stretches_combine_to_that_of_the_whole(build_training:
 
 def test_training_learns_the_digits(build_training: Build) -> None:
     training = build_training(
-        timesteps=strategy("uniform").build(NoiseConfig().build().alpha_bar),
+        timesteps=strategy("uniform").build(VPConfig().build().alpha_bar),
         images=DigitsConfig().load().train,
         budget=64 * 60,
         batch_size=64,

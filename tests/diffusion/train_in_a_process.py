@@ -14,7 +14,7 @@ import torch
 
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import MultistageUNetConfig, UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig, NoiseProcess
+from stepsearch.diffusion.noise import NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig, Workers
 from stepsearch.strategies import Strategy, strategy
 from stepsearch.strategies.staged import build_staged
@@ -40,7 +40,7 @@ def build(
     stages_a_worker: str | None = None,
     **changes: Any,
 ) -> Training:
-    process = process or NoiseConfig().build()
+    process = process or VPConfig().build()
     images = DigitsConfig().load().train[:100] if images is None else images
     denoiser: Any = DENOISER.build((1, *images.shape[2:]), seed)
     stages = 0
@@ -92,7 +92,7 @@ def main() -> None:
     workers = join(options.rank, 2, options.rendezvous) if options.rendezvous else Workers()
     timesteps = None
     if options.strategy:
-        timesteps = strategy(**options.strategy).build(NoiseConfig().build().alpha_bar)
+        timesteps = strategy(**options.strategy).build(VPConfig().build().alpha_bar)
     training = build(workers=workers, timesteps=timesteps, slices=options.slices)
     if options.load:
         training.load(options.load)

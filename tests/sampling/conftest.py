@@ -17,7 +17,7 @@ from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import MultistageUNetConfig, UNetConfig
 from stepsearch.diffusion.noise import PROCESSES
 from stepsearch.diffusion.training import TrainingConfig
-from stepsearch.sampling.bundle import Bundle, Provenance
+from stepsearch.sampling.bundle import Bundle, Provenance, write_bundle
 from stepsearch.sampling.sampler import SamplerConfig
 from stepsearch.strategies import SpeedConfig, StrategyConfig
 from stepsearch.strategies.staged import build_staged
@@ -108,3 +108,14 @@ def plain_python(tmp_path_factory: pytest.TempPathFactory) -> PlainPython:
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def bundle(make_bundle: Callable[..., Bundle]) -> Bundle:
+    return make_bundle()
+
+
+@pytest.fixture(scope="module")
+def folder(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that was written."""
+    return write_bundle(tmp_path_factory.mktemp("exports") / "winner", bundle)

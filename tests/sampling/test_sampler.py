@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepsearch.config import parse
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig, NoiseProcess, Schedule
+from stepsearch.diffusion.noise import NoiseProcess, Schedule, VPConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.errors import UserError
 from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
@@ -31,7 +31,7 @@ Draw = Callable[..., Tensor]
 
 @pytest.fixture
 def process() -> NoiseProcess:
-    return NoiseConfig().build()
+    return VPConfig().build()
 
 
 @pytest.fixture
@@ -107,11 +107,11 @@ def test_clipping_is_what_the_config_says(draw: Draw) -> None:
 
 @pytest.mark.parametrize("kind", ["ddim", "ddpm"])
 @pytest.mark.parametrize("schedule", get_args(Schedule))
-@pytest.mark.parametrize("prediction_type", NoiseConfig().targets)
+@pytest.mark.parametrize("prediction_type", VPConfig().targets)
 def test_a_perfect_denoiser_gives_back_its_image(
     kind: str, schedule: str, prediction_type: PredictionType
 ) -> None:
-    process = parse(NoiseConfig, {"schedule": schedule}).build()
+    process = parse(VPConfig, {"schedule": schedule}).build()
     image = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     images = generate(
         Perfect(process, image, prediction_type),
@@ -149,7 +149,7 @@ def test_timesteps_trail_down_from_the_noisiest(process: NoiseProcess) -> None:
 WORKER = """
 import sys, torch
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.workers import Workers
 from stepsearch.sampling.sampler import SamplerConfig, generate
 
@@ -157,7 +157,7 @@ rank, meeting, output = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
 denoiser = UNetConfig(channels=(8, 16)).build((1, 8, 8), seed=0).eval()
 images = generate(
-    denoiser, NoiseConfig().build(), SamplerConfig(kind="ddpm", batch_size=2), 7,
+    denoiser, VPConfig().build(), SamplerConfig(kind="ddpm", batch_size=2), 7,
     shape=(1, 8, 8), prediction_type="epsilon", seed=0, workers=Workers(rank, 2),
 )
 torch.save(images, output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,17 @@ def make_small(
 def small(tmp_path: Path) -> Small:
     """Makes a search configuration; keyword arguments are laid over the small default."""
     return partial(make_small, tmp_path)
+
+
+def wait_for_reports(folder: Path, count: int) -> None:
+    """Until the search in this folder has recorded so many reports."""
+    path = folder / "history.jsonl"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if path.exists() and len(path.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} reports in {path}")
 
 
 @pytest.fixture

@@ -15,13 +15,12 @@ import pytest
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.result import SearchResult
 from tests.conftest import Server
-from tests.search.conftest import Drive, Small
+from tests.search.conftest import Drive, Small, wait_for_reports
 from tests.search.test_faults import (
     LONG,
     check_nothing_is_lost,
     files,
     sessions,
-    wait_for_reports,
 )
 from tests.store import BUCKET, Store
 
@@ -60,13 +59,13 @@ def test_a_search_in_a_bucket_outlives_a_worker_the_store_and_its_drivers_machin
     )
     before_sessions = sessions()
     driver = drive(config, "run", "FILE")
-    wait_for_reports(config, 2)
+    wait_for_reports(config.folder, 2)
     worker_of(driver.pid).kill()
     shutil.rmtree(config.home / ".lanes", ignore_errors=True)  # of both lanes' workers
     store.suspend()
     time.sleep(8)
     store.wake()
-    wait_for_reports(config, 5)
+    wait_for_reports(config.folder, 5)
     os.kill(driver.pid, signal.SIGKILL)
     output = driver.communicate()[0]
     shutil.rmtree(tmp_path / "machine", ignore_errors=True)  # its workers are just ending

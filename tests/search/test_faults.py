@@ -7,7 +7,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,22 +21,11 @@ from stepsearch.search.history import History
 from stepsearch.search.ledger import Ledger
 from stepsearch.search.result import SearchResult
 from stepsearch.tracking import HeldTrial, held_trials
-from tests.search.conftest import Drive, Small, make_small
+from tests.search.conftest import Drive, Small, make_small, wait_for_reports
 
 pytestmark = [pytest.mark.slow]
 
 LONG = {"trials": 2, "images": 2000, "reports": 6}
-
-
-def wait_for_reports(config: SearchConfig, count: int) -> None:
-    """Until the search has recorded so many reports."""
-    path = config.folder / "history.jsonl"
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        if path.exists() and len(path.read_text().splitlines()) >= count:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no {count} reports in {path}")
 
 
 def one_process(title: str) -> psutil.Process:
@@ -68,7 +56,7 @@ def after_reports(config: SearchConfig, count: int, deed: Callable[[], object]) 
     """Do something to the search that runs in the block once it has so many reports."""
 
     def wait_and_do() -> None:
-        wait_for_reports(config, count)
+        wait_for_reports(config.folder, count)
         deed()
 
     with ThreadPoolExecutor(1) as pool:
@@ -135,7 +123,7 @@ def test_a_full_disk_pauses_the_search_and_nothing_is_lost(
         budget=LONG, trial_scheduler={"kind": "fifo"}, storage=little_disk, tracking=elsewhere
     )
     driver = drive(config, "run", "FILE")
-    wait_for_reports(config, 3)
+    wait_for_reports(config.folder, 3)
     filler = little_disk / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
@@ -190,7 +178,7 @@ def test_a_killed_driver_is_resumed_without_losing_a_trial_and_no_secret_is_writ
     before_sessions = sessions()
     config = small(budget=LONG | {"trials": 4}, trial_scheduler={"kind": "fifo"}, cluster="local")
     driver = drive(config, "run", "FILE")
-    wait_for_reports(config, 8)
+    wait_for_reports(config.folder, 8)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     before = len((config.folder / "history.jsonl").read_text().splitlines())
@@ -224,7 +212,7 @@ def test_cancel_does_what_ctrl_c_does(small: Small, drive: Drive) -> None:
     longer = {"trials": 2, "images": 20_000, "reports": 12}
     config = small(budget=longer, trial_scheduler={"kind": "fifo"})
     driver = drive(config, "run", "FILE")
-    wait_for_reports(config, 3)
+    wait_for_reports(config.folder, 3)
     children = ray_processes_of(driver.pid)
     where = (config.name, "--storage", str(config.storage))
     canceled, _ = drive(config, "cancel", *where).communicate(timeout=120)
@@ -254,7 +242,7 @@ def test_cancel_does_what_ctrl_c_does(small: Small, drive: Drive) -> None:
 def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(small: Small, drive: Drive) -> None:
     config = small(budget=LONG, trial_scheduler={"kind": "fifo"})
     driver = drive(config, "run", "FILE")
-    wait_for_reports(config, 3)
+    wait_for_reports(config.folder, 3)
     children = ray_processes_of(driver.pid)
     driver.send_signal(signal.SIGINT)
     assert driver.stdout is not None

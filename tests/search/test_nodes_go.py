@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from stepsearch.search.result import SearchResult
-from tests.search.conftest import Drive, Small
-from tests.search.test_faults import LONG, check_nothing_is_lost, wait_for_reports
+from tests.search.conftest import Drive, Small, wait_for_reports
+from tests.search.test_faults import LONG, check_nothing_is_lost
 
 pytestmark = [pytest.mark.slow]
 
@@ -70,7 +70,7 @@ def test_a_trial_goes_on_elsewhere_when_its_node_goes(
 ) -> None:
     config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, retries=1)
     driver = drive(config, "run", "FILE", "--address", nodes.address)
-    wait_for_reports(config, 2)
+    wait_for_reports(config.folder, 2)
     nodes.wait_for_trainers(2, 1)
     nodes.do(command)
     if command.startswith("drain"):

@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from tests.conftest import free_port
-from tests.search.conftest import SEARCH, TRAINER
+from tests.search.conftest import SEARCH, TRAINER, wait_for_reports
 
 pytestmark = [pytest.mark.slow]
 
@@ -194,6 +194,7 @@ def test_a_search_lives_on_a_cluster_and_is_steered_from_elsewhere(
     assert status.startswith("job stepsearch-small.1: RUNNING\nsearch small")
     assert f"python run_search.py ui small --address {head.url}" in status
 
+    wait_for_reports(head.storage / "small", 2)
     assert "has stopped; `submit FILE.yaml` goes on with it" in laptop.type("cancel", "small")
     assert not head.drivers()
     assert (head.storage / "small" / "trials" / "000" / "checkpoint.pt").exists()

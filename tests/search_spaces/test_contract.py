@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from pydantic import TypeAdapter
 
 from search_spaces import SPACES, AnySpace, SearchSpace, TrainerFacts, space
-from stepsearch.diffusion.noise import EDMConfig, FlowConfig, NoiseConfig, Schedule, VPConfig
+from stepsearch.diffusion.noise import EDMConfig, FlowConfig, Schedule, VPConfig
 from stepsearch.errors import UserError
 from stepsearch.strategies import DENSITIES, WEIGHTS, AnyStrategy, PredictionType
 
@@ -39,7 +39,7 @@ every_space = pytest.mark.parametrize("member", EXAMPLES, ids=lambda member: mem
 
 
 def facts(schedule: str = "linear", timesteps: int = 1000, **changes: Any) -> TrainerFacts:
-    config = NoiseConfig.model_validate({"schedule": schedule, "timesteps": timesteps})
+    config = VPConfig.model_validate({"schedule": schedule, "timesteps": timesteps})
     return TrainerFacts(**({"kind": "denoising", "alpha_bar": config.build().alpha_bar} | changes))
 
 
@@ -166,4 +166,4 @@ def test_an_unknown_space_is_refused_with_the_choices(data, got):
 
 def test_facts_know_T():
     assert facts(timesteps=250).T == 250
-    assert np.array_equal(facts().alpha_bar, NoiseConfig().build().alpha_bar)
+    assert np.array_equal(facts().alpha_bar, VPConfig().build().alpha_bar)

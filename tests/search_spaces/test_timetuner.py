@@ -14,13 +14,13 @@ from optuna.trial import FixedTrial
 
 import run_search
 from search_spaces import FixedPoint, TimeTunerSpace, TrainerFacts, space
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import ShiftedTimes, SolverConfig
 from stepsearch.study import CmaEsConfig, GpConfig, OptunaSamplerConfig, TpeConfig
 from trainers.timetuner import TimesConfig
 
-ALPHA_BAR = NoiseConfig().build().alpha_bar
+ALPHA_BAR = VPConfig().build().alpha_bar
 SEVERAL: dict[str, Any] = {
     "kind": "timetuner",
     "samplers": [{"kind": "ddim", "clip_sample": True}, {"kind": "heun", "trajectory": "edm"}],

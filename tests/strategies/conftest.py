@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.strategies import FloatArray
 
 
@@ -14,7 +14,7 @@ def alpha_bar() -> Callable[..., FloatArray]:
     """alpha_bar("cosine", 500): the float64 table of that process; T = 1000 by default."""
 
     def build(schedule: str = "linear", timesteps: int = 1000) -> FloatArray:
-        config = NoiseConfig.model_validate({"schedule": schedule, "timesteps": timesteps})
+        config = VPConfig.model_validate({"schedule": schedule, "timesteps": timesteps})
         return config.build().alpha_bar
 
     return build

@@ -9,13 +9,13 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 
 
 @pytest.fixture(scope="session")
 def saved_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints") / "pipeline of digits"
-    scheduler = DDPMScheduler(**NoiseConfig().build().scheduler_config())
+    scheduler = DDPMScheduler(**VPConfig().build().scheduler_config())
     denoiser = UNetConfig(channels=(8, 16)).build((1, 8, 8), seed=0)
     with torch.no_grad():
         for name, weights in denoiser.named_parameters():

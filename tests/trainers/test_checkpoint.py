@@ -20,7 +20,7 @@ from stepsearch.search.history import History
 from stepsearch.study import Objective, RandomConfig, Study
 from trainers import trainer
 from trainers.checkpoint import FolderCheckpoint, SearchCheckpoint, look
-from trainers.denoising import CHECKPOINT
+from trainers.training_trial import CHECKPOINT
 
 BATCH = 8
 TRAINER = {

@@ -19,8 +19,8 @@ from stepsearch.errors import UserError
 from stepsearch.search.trial import Trial
 from stepsearch.strategies import strategy
 from trainers import trainer
-from trainers.denoising import CHECKPOINT, run
 from trainers.rows import last_strategy, read_rows
+from trainers.training_trial import CHECKPOINT, run
 
 MILESTONES = (64, 128, 192)
 OF_THE_CLOCK = ("train_cpu_s", "evaluation_cpu_s", "images_per_s")
@@ -192,7 +192,7 @@ from stepsearch.diffusion.multistage.accounting import stage_costs
 from stepsearch.errors import UserError
 from stepsearch.search.trial import Trial
 from trainers import trainer
-from trainers.denoising import run
+from trainers.training_trial import run
 
 torch.set_num_threads(1)
 accumulation, folder = sys.argv[1], Path(sys.argv[2])

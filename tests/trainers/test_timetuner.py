@@ -19,7 +19,7 @@ from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from stepsearch.search.trial import Trial
 from trainers import TimeTunerConfig, trainer
-from trainers.timetuner import TIMES, run
+from trainers.drawing_trial import TIMES, run
 from trainers.tuning import bench, compared, solution
 
 QUICK = {"iterations": 2, "batches": 2, "held_out": 1, "batch_size": 8, "check_every": 1}

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stepsearch.commands.shown import process_of
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.strategies import (
     DENSITIES,
@@ -76,7 +76,7 @@ def _parameters(config: type[StrategyConfig]) -> Iterator[str]:
 
 
 def _curves() -> Iterator[tuple[str, tuple[FloatArray, FloatArray]]]:
-    alpha_bar = NoiseConfig().build().alpha_bar
+    alpha_bar = VPConfig().build().alpha_bar
     for kind in dict.fromkeys(_DRAWN):
         if kind not in ("uniform", "table"):
             built = strategy(kind).build(alpha_bar)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.stages.kernels import KERNELS, matched
 
 VP = KERNELS["vp"]
@@ -21,7 +21,7 @@ def test_vp_has_the_reference_numbers(t: float, s: float, sigma: float) -> None:
 
 
 def test_vp_is_the_linear_schedule_of_the_ddpm() -> None:
-    process = NoiseConfig().build()
+    process = VPConfig().build()
     t = np.arange(1, process.T + 1) / process.T
     np.testing.assert_allclose(VP.sigma(t)[10:], process.sigma[10:], rtol=0.04)
 

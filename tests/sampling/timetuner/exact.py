@@ -68,7 +68,7 @@ class Continuous:
 def gaussian(variance: float) -> Any:
     """The network of data N(0, s^2 I): eps(x, t) = sigma / (alpha^2 s^2 + sigma^2) x."""
 
-    def run(x: Tensor, t: Tensor) -> Tensor:
+    def run(x: Tensor, t: Tensor, nominal: Tensor) -> Tensor:
         return x * sigma(t) / (alpha(t) ** 2 * variance + sigma(t) ** 2)
 
     return run
@@ -77,7 +77,7 @@ def gaussian(variance: float) -> Any:
 DIGITS = torch.tensor(load_digits().data / 8 - 1)
 
 
-def digits(x: Tensor, t: Tensor) -> Tensor:
+def digits(x: Tensor, t: Tensor, nominal: Tensor) -> Tensor:
     """The optimal network of the digits: eps* = (x / alpha - E[y | x]) alpha / sigma."""
     level = sigma(t) / alpha(t)
     scaled = x / alpha(t)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.sampling.timetuner import SolverConfig, knots, measure_gamma
 
-PROCESS = NoiseConfig().build()
+PROCESS = VPConfig().build()
 NOISE = PROCESS.scheduler_config()
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import Network, SolverConfig, evaluate
 
-PROCESS = NoiseConfig().build()
+PROCESS = VPConfig().build()
 NOISE = PROCESS.scheduler_config()
 
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import Diverged, UserError
 from stepsearch.sampling.timetuner import (
     Network,
@@ -27,7 +27,7 @@ from stepsearch.sampling.timetuner import (
 )
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load, scheduler, tuned_scheduler
 
-NOISE = NoiseConfig().build().scheduler_config()
+NOISE = VPConfig().build().scheduler_config()
 SHAPE = (1, 8, 8)
 SAMPLER = SolverConfig(num_steps=4)
 BETTER, WORSE = Verdict("gap", (1.0, 2.0), (2.0, 2.0)), Verdict("gap", (2.5,), (2.0,))
@@ -109,7 +109,7 @@ def test_the_verdict_is_on_the_images_of_other_seeds(network: Network, denoiser:
 
 
 def test_images_that_are_not_finite_are_no_images(network: Network) -> None:
-    broken = Network(lambda x, t: x / 0, network.solver)
+    broken = Network(lambda x, t, nominal: x / 0, network.solver)
     with pytest.raises(Diverged, match=r"^images drawn with this tau have NaN or inf"):
         draw(broken, network.solver.times, 1, shape=SHAPE, seed=0)
 

@@ -9,7 +9,7 @@ import torch
 
 from stepsearch.config import parse
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import GradientConfig, Network, SolverConfig, evaluate, tune
 from stepsearch.sampling.timetuner.gradient import Tuned
@@ -55,7 +55,7 @@ def test_a_slot_that_gains_nothing_stays_at_its_time_to_the_last_bit() -> None:
 
 
 def test_a_loss_that_is_not_finite_leaves_every_slot_untuned() -> None:
-    broken = Network(lambda x, t: x * t * float("nan"), Continuous(GRID))
+    broken = Network(lambda x, t, nominal: x * t * float("nan"), Continuous(GRID))
     tuned = tune(broken, DIGITS, GradientConfig(**SMALL))
     assert torch.equal(tuned.tau, GRID[:-1])
 
@@ -67,7 +67,7 @@ def denoiser() -> Any:
 
 def tuned_unet(denoiser: Any, kind: Any, target: str = "epsilon", **fields: Any) -> Tuned:
     sampler = SolverConfig(kind=kind, num_steps=4, trajectory=SOLVERS[kind])
-    solver = sampler.build(NoiseConfig().build().scheduler_config(), target)
+    solver = sampler.build(VPConfig().build().scheduler_config(), target)
     scope = fields.pop("scope", "embedding")
     images = DIGITS.float().view(-1, 1, 8, 8)
     network = Network(evaluate(denoiser), solver, scope)

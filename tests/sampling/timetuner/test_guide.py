@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from diffusers import DDIMPipeline, DDIMScheduler
 
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.sampling.timetuner import load_tuned
 
 GUIDE = Path(__file__).parents[3] / "docs" / "timetuner.md"
@@ -32,6 +32,6 @@ def test_the_guide_tunes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names["images"].shape == (16, 1, 8, 8)
     assert load_tuned(tmp_path / "tuned" / "timetuner.json").num_steps == 10
     exec(compile(second, "timetuner.md", "exec", dont_inherit=True), names)
-    noise = NoiseConfig().build().scheduler_config()
+    noise = VPConfig().build().scheduler_config()
     found = names["noise_of"](DDIMPipeline(names["denoiser"], DDIMScheduler(**noise)))
     assert found == noise | {"trained_betas": None}

@@ -9,7 +9,8 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.multistage.networks import MultistageUNet
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import (
     GradientConfig,
@@ -23,7 +24,7 @@ from stepsearch.sampling.timetuner import (
 )
 from stepsearch.sampling.timetuner.gradient import batch, loss
 
-NOISE = NoiseConfig().build().scheduler_config()
+NOISE = VPConfig().build().scheduler_config()
 SHAPE = (1, 8, 8)
 
 
@@ -44,6 +45,26 @@ def unet(**changes: Any) -> UNet2DModel:
 
 def x_T(n: int = 2) -> Tensor:
     return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def test_tau_beyond_a_boundary_is_told_to_the_decoder_of_the_nominal_time() -> None:
+    torch.manual_seed(0)
+    denoiser = MultistageUNet(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        norm_num_groups=8,
+        block_out_channels=(8, 16),
+        decoder_channels=((8, 16), (8, 16)),
+        boundaries=(499.5,),
+    ).eval()
+    network = Network(evaluate(denoiser), SolverConfig(num_steps=2).build(NOISE, "epsilon"))
+    tau, nominal = torch.tensor(499.0), network.solver.times[0]
+    assert nominal > 499.5
+    with torch.no_grad():
+        output = network.output(0, x_T(), tau)
+        assert torch.equal(output, denoiser(x_T(), tau, nominal=nominal).sample)
+        assert not torch.equal(output, denoiser(x_T(), tau).sample)
 
 
 def test_the_gradient_of_tau_is_that_of_differences() -> None:
@@ -68,7 +89,7 @@ def test_a_network_with_a_learned_embedding_is_refused() -> None:
 
 def rounded(dtype: torch.dtype) -> Any:
     network = unet()
-    return lambda x, t: network(x, t.to(dtype)).sample
+    return lambda x, t, nominal: network(x, t.to(dtype)).sample
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64])
@@ -84,7 +105,7 @@ def test_other_networks_pass_and_a_bf16_one_is_told_float32() -> None:
         check_times(evaluate(unet()), x_T(), 1000)
     half = unet().to(torch.bfloat16)
     with torch.no_grad():
-        check_times(lambda x, t: half(x.bfloat16(), t).sample, x_T(), 1000)
+        check_times(lambda x, t, nominal: half(x.bfloat16(), t).sample, x_T(), 1000)
 
 
 def test_guidance_tells_both_halves_the_same_time_and_tunes_for_its_scale() -> None:
@@ -96,7 +117,7 @@ def test_guidance_tells_both_halves_the_same_time_and_tunes_for_its_scale() -> N
         plain = denoiser(x_T(), tau, class_labels=none).sample
         conditioned = denoiser(x_T(), tau, class_labels=labels).sample
         expected = plain + 3 * (conditioned - plain)
-        torch.testing.assert_close(run(x_T(), tau), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(run(x_T(), tau, tau), expected, rtol=0, atol=1e-5)
     solver = SolverConfig(num_steps=2).build(NOISE, "epsilon")
     images = torch.rand(8, *SHAPE) * 2 - 1
     config = GradientConfig(batch_size=2, batches=1, held_out=1, iterations=4, lr=0.05)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepsearch.config import parse
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.errors import UserError
 from stepsearch.sampling.sampler import SamplerConfig, generate
@@ -28,7 +28,7 @@ from stepsearch.sampling.timetuner import (
     knots,
 )
 
-PROCESS = NoiseConfig().build()
+PROCESS = VPConfig().build()
 NOISE = PROCESS.scheduler_config()
 SHAPE = (1, 8, 8)
 

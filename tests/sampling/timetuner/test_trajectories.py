@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.sampling.timetuner import knots
 from stepsearch.sampling.timetuner.trajectories import quadratic_times
 from tests.sampling.timetuner.exact import alpha
 
-PROCESS = NoiseConfig().build()
+PROCESS = VPConfig().build()
 NOISE = PROCESS.scheduler_config()
 
 K10 = {

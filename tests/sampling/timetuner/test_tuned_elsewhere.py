@@ -13,7 +13,7 @@ import torch
 from diffusers import DDPMPipeline, UNet2DModel
 
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.sampling.timetuner import (
     Network,
@@ -27,7 +27,7 @@ from stepsearch.sampling.timetuner import (
 
 pytestmark = pytest.mark.slow
 SHAPE, IMAGES = (1, 8, 8), 4
-NOISE = NoiseConfig().build().scheduler_config()
+NOISE = VPConfig().build().scheduler_config()
 
 # what is tuned, the pipeline that draws it, and how the pipeline is told
 CASES: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +36,12 @@ class Dataset:
         return channels, height, width
 
 
-class DatasetConfig(Config):
+class DatasetConfig(Config, ABC):
     """Base of every dataset's config; a subclass adds `kind` and `load`."""
 
+    @abstractmethod
     def load(self) -> Dataset:
         """The images; the second call in a process returns the same object."""
-        raise NotImplementedError
 
 
 def split(

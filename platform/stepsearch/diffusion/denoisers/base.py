@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -16,12 +17,12 @@ from stepsearch.diffusion.noise import NoiseProcess
 Channels = Annotated[int, Field(ge=1, le=4096)]
 
 
-class DenoiserConfig(Config):
+class DenoiserConfig(Config, ABC):
     """Base of every denoiser's config; a subclass adds `kind`, `check` and `build_for`."""
 
+    @abstractmethod
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raise UserError unless there is such a network for images of `shape` (C, H, W)."""
-        raise NotImplementedError
 
     def starts(self, data: Dataset, process: NoiseProcess) -> tuple[int, ...]:
         """The first timestep of each stage but the first; none where there are no stages."""
@@ -32,6 +33,7 @@ class DenoiserConfig(Config):
         """How many stages there are if each worker is to have one of them; otherwise 0."""
         return 0
 
+    @abstractmethod
     def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> torch.nn.Module:
         """A network on the CPU for these images; its weights depend on `seed` only.
 
@@ -39,7 +41,6 @@ class DenoiserConfig(Config):
         [B, C, H, W], like every unconditional network of diffusers. The time is t itself, int64,
         or a float32 where the noise process has another. Raises UserError like `check`.
         """
-        raise NotImplementedError
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -47,9 +48,9 @@ class MultistageConfig(DenoiserConfig):
     which takes less memory; all: every worker trains all stages (Algorithm 4)."""
 
     @property
+    @abstractmethod
     def n(self) -> int:
         """Stages."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _a_boundary_between_two_stages(self) -> MultistageConfig:
@@ -91,9 +92,9 @@ class MultistageConfig(DenoiserConfig):
             edges = (process.time(starts - 1) + process.time(starts)) / 2
             return self.network(data.shape, tuple(edges.tolist()))
 
+    @abstractmethod
     def network(self, shape: tuple[int, int, int], boundaries: Boundaries) -> MultistageModel:
         """With weights of torch's global generator; boundaries are times as it is told them."""
-        raise NotImplementedError
 
 
 Decoder = Annotated[tuple[Channels, ...], Field(min_length=1, max_length=8)]

@@ -7,6 +7,7 @@ goes with every exported pipeline, which diffusers loads with `trust_remote_code
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ Features = list[Tensor]
 """What the encoder hands to a decoder: [N, ...] each, the time's embedding first."""
 
 
-class MultistageModel(ModelMixin, ConfigMixin):
+class MultistageModel(ModelMixin, ConfigMixin, ABC):
     """Stage k is the times b_k <= t < b_(k+1) of the config's `boundaries`, counted from clean.
 
     A subclass has `decoders`, everything else of it is the encoder.
@@ -34,9 +35,9 @@ class MultistageModel(ModelMixin, ConfigMixin):
 
     decoders: nn.ModuleList
 
+    @abstractmethod
     def encode(self, sample: Tensor, time: Tensor) -> Features:
         """The features of images [N, C, H, W] at times [N]."""
-        raise NotImplementedError
 
     def stage(self, time: Tensor) -> Tensor:
         """The stage of each time, int64."""

@@ -17,9 +17,6 @@ PROCESSES: dict[str, type[ProcessConfig]] = {
     "flow": FlowConfig,
 }
 
-NoiseConfig = VPConfig
-"""The process of a search that names no kind."""
-
 
 def _vp_unless_said(noise: Any) -> Any:
     return {"kind": "vp"} | noise if isinstance(noise, dict) else noise
@@ -35,7 +32,6 @@ __all__ = [
     "AnyNoise",
     "EDMConfig",
     "FlowConfig",
-    "NoiseConfig",
     "NoiseProcess",
     "ProcessConfig",
     "Schedule",

@@ -16,7 +16,7 @@ from stepsearch.errors import UserError
 from stepsearch.strategies.base import FloatArray, PredictionType, read_only, snr
 
 
-class ProcessConfig(Config):
+class ProcessConfig(Config, ABC):
     """The parameters of one kind of noise process; a subclass adds `kind`, `targets`, `build`."""
 
     kind: str
@@ -24,13 +24,13 @@ class ProcessConfig(Config):
     """T, the number of noise levels between which a strategy tells."""
 
     @property
+    @abstractmethod
     def targets(self) -> tuple[PredictionType, ...]:
         """What a denoiser can be trained to predict so that diffusers' samplers can use it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self) -> NoiseProcess:
         """The process with these parameters."""
-        raise NotImplementedError
 
     def check(self, prediction_type: PredictionType) -> None:
         """Raise UserError unless a denoiser can be trained on `prediction_type` here."""

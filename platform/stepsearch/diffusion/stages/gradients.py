@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepsearch.diffusion.denoisers import UNetConfig
-from stepsearch.diffusion.noise import NoiseConfig, NoiseProcess
+from stepsearch.diffusion.noise import NoiseProcess, VPConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.strategies import UniformConfig
@@ -26,7 +26,7 @@ def gradient_similarity(images: Tensor, steps: int, seed: int) -> FloatArray:
     steps on the CPU; every gradient is of the same batch with the same noise. Raises UserError if
     there is no such network for the images.
     """
-    process, denoiser = NoiseConfig().build(), UNetConfig()
+    process, denoiser = VPConfig().build(), UNetConfig()
     channels, height, width = images.shape[1:]
     config = TrainingConfig()
     training = Training(

@@ -14,6 +14,7 @@ from stepsearch.config import Config, parse
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.errors import UserError
+from stepsearch.sampling.files import read_json
 from stepsearch.strategies import FloatArray, PredictionType, Strategy, StrategyConfig
 from stepsearch.strategies.base import snr
 from stepsearch.strategies.carry import carry_density, carry_weight
@@ -160,18 +161,7 @@ def load_strategy(path: Path) -> tuple[FloatArray, FloatArray, StrategyFile]:
 
     Raises UserError if there is no such file or its content is not a strategy.
     """
-    try:
-        with path.open("rb") as opened:
-            text = opened.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: must be a readable file: {error.strerror or error}") from None
-    if len(text) > _MAX_BYTES:
-        raise UserError(f"{path}: must have at most {_MAX_BYTES} bytes, got more")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON, not even text, or nested too deep
-        raise UserError(f"{path}: must be JSON: {error}") from None
-    file = _checked(content, path)
+    file = read_json(path, StrategyFile, _MAX_BYTES)
     return np.array(file.p), np.array(file.w), file
 
 

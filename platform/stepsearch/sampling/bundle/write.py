@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from stepsearch.diffusion.multistage import networks
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.diffusion.workers import Workers
-from stepsearch.errors import UserError
 from stepsearch.figures import strategy_curves
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.bundle.card import card
 from stepsearch.sampling.bundle.strategy_file import Provenance, StrategyFile, strategy_file
+from stepsearch.sampling.files import new_folder
 from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
 from stepsearch.strategies import Strategy, StrategyConfig
 
@@ -57,18 +56,8 @@ def write_bundle(folder: Path, bundle: Bundle, *, seed: int = 0) -> Path:
     file = strategy_file(
         bundle.process, bundle.training, bundle.config, bundle.strategy, bundle.provenance
     )
-    if folder.exists():
-        raise UserError(f"folder must not exist yet, got {str(folder)!r}")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(folder) as temporary:
         _fill(temporary, bundle, file, seed)
-        os.replace(temporary, folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"folder must be writable, got {str(folder)!r}: {reason}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

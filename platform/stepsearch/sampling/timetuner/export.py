@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from stepsearch.config import parse
 from stepsearch.errors import UserError
+from stepsearch.sampling.files import new_folder
 from stepsearch.sampling.timetuner.card import card
 from stepsearch.sampling.timetuner.draw import Verdict, check_tau
 from stepsearch.sampling.timetuner.gradient import Tuned
@@ -47,22 +47,12 @@ def write_tuned(
     if verdict.worse and not force:
         raise UserError(f"tau must do no worse than untuned on held-out seeds: {verdict}")
     file = _file(network, denoiser, sampler, tuned, verdict, guidance_scale, note)
-    if folder.exists():
-        raise UserError(f"folder must not exist yet, got {str(folder)!r}")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(folder) as temporary:
         content = file.model_dump(mode="json", by_alias=True)
         lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
         (temporary / NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         shutil.copyfile(_SCRIPT, temporary / _SCRIPT.name)
         (temporary / "README.md").write_text(card(file, str(verdict)), encoding="utf-8")
-        os.replace(temporary, folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"folder must be writable, got {str(folder)!r}: {reason}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

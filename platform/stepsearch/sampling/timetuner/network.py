@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -16,15 +17,18 @@ TauScope = Literal["embedding", "full"]
 """Who learns of tau. embedding: the network's time embedding alone, as eq. 7 has it. full: the
 conversion of its output to eps as well, as the released code does; the same for eps-networks."""
 
-Evaluate = Callable[[Tensor, Tensor], Tensor]
-"""A network: (x [N, C, H, W], timestep, a float32 scalar) -> its output, shaped like x."""
+Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A network: (x [N, C, H, W], the time it is told, its nominal time) -> its output, shaped like x.
+Both times are float32 scalars; the nominal one chooses a decoder where there is one a stage."""
 
 
 def evaluate(denoiser: nn.Module, **condition: Any) -> Evaluate:
     """A denoiser of diffusers with the keyword arguments of its condition, e.g. class_labels."""
+    has_stages = "nominal" in signature(denoiser.forward).parameters
 
-    def run(x: Tensor, t: Tensor) -> Tensor:
-        output: Tensor = denoiser(x, t, **condition).sample
+    def run(x: Tensor, told: Tensor, nominal: Tensor) -> Tensor:
+        route = {"nominal": nominal} if has_stages else {}
+        output: Tensor = denoiser(x, told, **condition, **route).sample
         return output
 
     return run
@@ -41,9 +45,10 @@ def guided(
     The tensors of both conditions are rows for every image, [N, ...].
     """
     both = {name: torch.cat([no_condition[name], condition[name]]) for name in condition}
+    twice = evaluate(denoiser, **both)
 
-    def run(x: Tensor, t: Tensor) -> Tensor:
-        plain, conditioned = denoiser(torch.cat([x, x]), t, **both).sample.chunk(2)
+    def run(x: Tensor, told: Tensor, nominal: Tensor) -> Tensor:
+        plain, conditioned = twice(torch.cat([x, x]), told, nominal).chunk(2)
         mixed: Tensor = plain + scale * (conditioned - plain)
         return mixed
 
@@ -61,7 +66,7 @@ class Network:
 
     def output(self, slot: int, x: Tensor, tau: Tensor) -> Tensor:
         """What the scheduler is given: the output at tau, in terms of the slot's nominal time."""
-        output = self._run(x, tau)
+        output = self._run(x, tau, self._nominal(slot, x))
         if self.scope == "embedding":
             return output
         told = self.solver.scales_at(tau)
@@ -72,9 +77,12 @@ class Network:
 
     def eps(self, slot: int, x: Tensor) -> Tensor:
         """The noise that it sees at a slot when told the nominal time; slot S is the end."""
+        t = self._nominal(slot, x)
+        return self.solver.eps(slot, x, self._run(x, t, t))
+
+    def _nominal(self, slot: int, x: Tensor) -> Tensor:
         solver = self.solver
-        t = solver.times[slot] if slot < solver.nfe else solver.end
-        return solver.eps(slot, x, self._run(x, t.to(x.device)))
+        return (solver.times[slot] if slot < solver.nfe else solver.end).to(x.device)
 
 
 def check_times(run: Evaluate, x: Tensor, T: int) -> None:
@@ -85,7 +93,8 @@ def check_times(run: Evaluate, x: Tensor, T: int) -> None:
     """
     for t in (1.0, T / 2, T - 2.0):
         try:
-            at, between = (run(x, torch.tensor(t + more)) for more in (0.0, 0.5))
+            nominal = torch.tensor(t)
+            at, between = (run(x, nominal + more, nominal) for more in (0.0, 0.5))
         except (RuntimeError, IndexError, TypeError) as error:
             raise UserError(
                 "denoiser must take timesteps between the integers, and a learned time embedding "

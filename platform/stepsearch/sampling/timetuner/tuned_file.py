@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from stepsearch.config import Config, parse
-from stepsearch.errors import UserError
+from stepsearch.config import Config
+from stepsearch.sampling.files import read_json
 from stepsearch.sampling.timetuner.network import TauScope
 from stepsearch.sampling.timetuner.samplers import SolverConfig
 
@@ -66,18 +65,4 @@ class TunedFile(Config):
 
 def load_tuned(path: Path) -> TunedFile:
     """What `write_tuned` wrote. Raises UserError if there is no such file or content."""
-    try:
-        with path.open("rb") as opened:
-            text = opened.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: must be a readable file: {error.strerror or error}") from None
-    if len(text) > _MAX_BYTES:
-        raise UserError(f"{path}: must have at most {_MAX_BYTES} bytes, got more")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: must be JSON: {error}") from None
-    try:
-        return parse(TunedFile, content)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return read_json(path, TunedFile, _MAX_BYTES)

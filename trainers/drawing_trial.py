@@ -1,0 +1,79 @@
+"""A trial that draws: images with other times than the untuned ones, scored at each milestone."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stepsearch.diffusion.workers import ALONE, Workers
+from stepsearch.pictures import beside, sample_grid
+from stepsearch.sampling.timetuner import draw, losses
+from stepsearch.search.trial import Report, Trial
+from trainers.tuning import PICTURED, bench, compared, scores, told, untuned
+
+if TYPE_CHECKING:
+    from trainers.timetuner import TimeTunerConfig
+
+TIMES = "times.json"
+_CHUNK = 256
+"""Images drawn between two words to the search."""
+
+
+def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
+    """One trial: its times, then images up to each milestone, scored beside the untuned ones'.
+
+    `images_seen` are the images drawn; image i comes from the same noise in every trial of a seed.
+    Raises Diverged.
+    """
+    config: TimeTunerConfig = trial.config
+    device = str(workers.device)
+    at = bench(config.checkpoint, config.dataset, workers.device)
+    network = at.network(config.sampler, config.tau_scope)
+    begun = time.process_time()
+    tau = told(config, network, device, trial.cache)
+    tuning_cpu_s = time.process_time() - begun
+    _keep_times(trial, network, tau, at.images)
+    drawn = torch.empty(0, *at.trained.shape)
+    for milestone in trial.milestones:
+        begun = time.process_time()
+        while (n := len(drawn)) < milestone:
+            size = min(_CHUNK, milestone - n)
+            some = draw(
+                network, tau, size, shape=at.trained.shape, seed=trial.seed, first=n, device=device
+            )
+            drawn = torch.cat([drawn, some])
+            if not report.progress(len(drawn)):
+                return
+        found = scores(config, drawn, trial.seed, device, trial.cache)
+        reference = untuned(config.untuned, trial.seed, milestone, device, trial.cache)
+        metrics = {"images_seen": float(milestone), "nfe": float(network.solver.nfe)}
+        metrics |= found | compared(config, found, reference.scores)
+        metrics |= {
+            "tuning_cpu_s": tuning_cpu_s,
+            "evaluation_cpu_s": time.process_time() - begun,
+        }
+        _picture(trial, reference.images, drawn[:PICTURED], milestone)
+        if not report(metrics):
+            return
+
+
+def _keep_times(trial: Trial, network: Any, tau: Tensor, images: Tensor) -> None:
+    """tau and the untuned times, each with eq. 9's losses of the slots."""
+    config, times = trial.config.gradient, network.solver.times
+    before = losses(network, times, images, config)
+    after = before if torch.equal(tau, times) else losses(network, tau, images, config)
+    content = {"t": times.tolist(), "tau": tau.tolist(), "loss_untuned": before, "loss": after}
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    (trial.folder / TIMES).write_text(json.dumps(content))
+
+
+def _picture(trial: Trial, before: Tensor, after: Tensor, images_seen: int) -> None:
+    """The first images of the untuned times, and beside them those with tau, from one noise."""
+    pictures = trial.folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    left, right = (sample_grid(images.numpy()) for images in (before, after))
+    beside(left, right).save(pictures / f"untuned_and_tuned_{images_seen:09d}.png")
