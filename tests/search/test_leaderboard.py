@@ -49,6 +49,15 @@ def test_a_trial_beyond_the_guard_does_not_win_however_good_it_is(history: Histo
     assert found.rows[-1].excess["off_manifold"] == pytest.approx(0.18)
     assert found.winner is found.rows[0]
     assert [row.number for row in found.candidates()] == [2, 3]
+    assert found.shut_out is found.rows[-1]
+
+
+def test_a_trial_beyond_the_guard_is_shut_out_only_where_it_would_have_won(
+    history: History,
+) -> None:
+    history.add(4, 300, {"fd": 2.2, "off_manifold": 0.9})
+    assert board(history, BASELINE, record(4)).shut_out is None
+    assert board(history, record(1)).shut_out is None
 
 
 def test_a_baseline_that_nobody_beats_wins(history: History) -> None:

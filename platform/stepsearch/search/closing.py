@@ -90,7 +90,8 @@ def _short(speed_up: SpeedUp, wide: bool) -> str:
 def _verdict(result: SearchResult) -> Text:
     """One honest sentence, after the reason why there are fewer trials than there might be."""
     ended = f"The search has ended: {result.ledger.ended}.\n" if result.ledger.ended else ""
-    return Text(ended).append_text(_comparison(result)).append(_ranks(result))
+    verdict = Text(ended).append_text(_comparison(result))
+    return verdict.append(_shut_out(result)).append(_ranks(result))
 
 
 def _comparison(result: SearchResult) -> Text:
@@ -112,6 +113,18 @@ def _comparison(result: SearchResult) -> Text:
     if winner.speed_up is not None:
         best += f" Speed-up in images to the baseline's final quality: {winner.speed_up}."
     return Text(best, style="bold")
+
+
+def _shut_out(result: SearchResult) -> str:
+    """Why a trial with a better value is not the winner."""
+    row, metric = result.leaderboard.shut_out, result.config.primary.name
+    if row is None or result.interrupted:
+        return ""
+    beyond = next(name for name, excess in row.excess.items() if excess > 0)
+    return (
+        f"\nTrial {row.number} ({row.label}) has {metric} {row.value:.3g}, but its {beyond} of "
+        f"{row.metrics[beyond]:.3g} is beyond the guard."
+    )
 
 
 def _ranks(result: SearchResult) -> str:

@@ -84,6 +84,15 @@ class Leaderboard:
         seeds = max((len(row.values) for row in rivals), default=0)
         return next((row for row in eligible if len(row.values) >= seeds), None)
 
+    @property
+    def shut_out(self) -> Row | None:
+        """The best finished trial beyond a guard, if its value is better than the winner's."""
+        beyond = next((row for row in self.rows if row.values and not row.within_guards), None)
+        if beyond is None or self.winner is None:
+            return None
+        ahead = _signed(beyond, self.primary) < _signed(self.winner, self.primary)
+        return beyond if ahead else None
+
     def candidates(self) -> list[Row]:
         """Finished trials within the guards, the baseline aside, best first."""
         return [r for r in self.rows if r.values and r.within_guards and r.role != BASELINE]
@@ -174,10 +183,14 @@ def _paired(
 
 
 def _merit(row: Row, primary: Objective) -> tuple[bool, bool, float, int]:
+    return (not row.values, not row.within_guards, _signed(row, primary), row.number)
+
+
+def _signed(row: Row, primary: Objective) -> float:
+    """The value, or the last one of an unfinished trial; lower is better."""
     sign = 1 if primary.direction == "minimize" else -1
     last = row.metrics.get(primary.name, math.inf * sign)
-    value = row.value if row.value is not None else last
-    return (not row.values, not row.within_guards, sign * value, row.number)
+    return sign * (row.value if row.value is not None else last)
 
 
 def _flat(rank: int, row: Row) -> dict[str, Any]:

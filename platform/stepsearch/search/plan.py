@@ -214,5 +214,5 @@ def _count(n: int, noun: str) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 1:
-        return f"{1000 * seconds:.2g} ms"
+        return f"{1000 * seconds:.3g} ms"
     return f"{seconds:.1f} s" if seconds < 10 else clock(seconds)
