@@ -99,7 +99,21 @@ class Silent:
 
 
 def describe(params: Mapping[str, Any]) -> str:
-    """Parameters in one short line: `tau=612 k=4.1 lam=0.63`."""
+    """Parameters in one short line: `tau=612 k=4.1 lam=0.63`.
+
+    What belongs to a choice goes without its owner, and what is numbered goes together:
+    `case=ddim ddim.r0=0.1 ddim.r1=0.2` becomes `case=ddim r=0.1,0.2`.
+    """
+    chosen = set(map(str, params.values()))
+    together: dict[str, dict[str, str]] = {}
+    for name, value in params.items():
+        owner, _, own = name.rpartition(".")
+        short = own if owner in chosen and not own.isdecimal() else name
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        together.setdefault(short.rstrip("0123456789"), {})[short] = shown
     return " ".join(
-        f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items()
+        f"{stem}={','.join(group.values())}"
+        if len(group) > 1 and not stem.endswith(".")
+        else " ".join(f"{name}={shown}" for name, shown in group.items())
+        for stem, group in together.items()
     )
