@@ -70,8 +70,8 @@ def test_the_storage_and_the_policy_are_ones_that_kubernetes_knows() -> None:
 
 @pytest.mark.parametrize("name", ["raycluster", "rayjob"])
 def test_the_manifests_are_ones_that_kuberay_knows(name: str) -> None:
-    """By the schema of v1 in helm-chart/kuberay-operator/crds of github.com/ray-project/kuberay at
-    feeaf72 (August 2026, Apache 2.0), as JSON and without its descriptions."""
+    """By the schema of v1 in helm-chart/kuberay-operator/crds of github.com/ray-project/kuberay,
+    v1.7.0 (Apache 2.0), as JSON and without its descriptions."""
     schema = json.loads(lzma.decompress((SCHEMAS / f"{name}.json.xz").read_bytes()))
     manifest = read(f"{name}.yaml")
     jsonschema.validate(manifest, schema)
