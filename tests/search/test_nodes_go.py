@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from stepsearch.search.result import SearchResult
+from tests.conftest import Server
 from tests.search.conftest import Drive, Small, wait_for_reports
 from tests.search.test_faults import LONG, check_nothing_is_lost
+from tests.store import BUCKET, Store
 
 pytestmark = [pytest.mark.slow]
 
@@ -58,33 +61,61 @@ class Nodes:
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
     cluster = Nodes()
-    for _ in range(2):
-        cluster.do("add 1")
+    cluster.do("add 1")
     yield cluster
     cluster.close()
 
 
-@pytest.mark.parametrize("command", ["kill 2", "drain 2 3600"])
-def test_a_trial_goes_on_elsewhere_when_its_node_goes(
-    small: Small, drive: Drive, nodes: Nodes, command: str
-) -> None:
+CAN_MOUNT = shutil.which("unshare") is not None and os.geteuid() == 0
+
+
+def test_a_trial_leaves_a_node_that_is_to_go(small: Small, drive: Drive, nodes: Nodes) -> None:
+    nodes.do("add 1")
     config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, retries=1)
     driver = drive(config, "run", "FILE", "--address", nodes.address)
     wait_for_reports(config.folder, 2)
     nodes.wait_for_trainers(2, 1)
-    nodes.do(command)
-    if command.startswith("drain"):
-        nodes.wait_for_trainers(2, 0)
-        assert driver.poll() is None, "they left because of the notice, an hour before its end"
+    nodes.do("drain 2 3600")
+    nodes.wait_for_trainers(2, 0)
+    assert driver.poll() is None, "they left because of the notice, an hour before its end"
     output, _ = driver.communicate(timeout=480)
     assert driver.returncode == 0, output
     check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
 
 
+def test_a_trial_goes_on_from_the_bucket_when_its_node_dies(
+    small: Small, drive: Drive, store: Store, server: Server, nodes: Nodes, tmp_path: Path
+) -> None:
+    """On a node that has not a file in common with it, where there may be one."""
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    nodes.do(f"blind 1 {machine}" if CAN_MOUNT else "add 1")
+    config = small(
+        storage=f"s3://{BUCKET}/team",
+        tracking={"uri": server.uri},
+        budget=LONG,
+        trial_scheduler={"kind": "fifo"},
+        retries=1,
+    )
+    driver = drive(config, "run", "FILE", "--address", nodes.address)
+    wait_for_reports(config.folder, 3)
+    nodes.wait_for_trainers(1, 1)
+    nodes.do("kill 1")
+    output, _ = driver.communicate(timeout=480)
+    assert driver.returncode == 0, output
+    result, milestones = SearchResult.read(config.resolved()), config.budget.milestones()
+    check_nothing_is_lost(result, milestones)
+    for record in result.records:
+        losses = store.read(f"team/{config.name}/trials/{record.number:03d}/loss.jsonl")
+        seen = [json.loads(line)["images_seen"] for line in losses.splitlines()]
+        assert set(seen) <= set(milestones)
+        assert seen.count(milestones[0]) == 1, "no trial begins anew"
+
+
 def test_a_storage_that_a_node_does_not_see_is_refused(
     small: Small, drive: Drive, nodes: Nodes, tmp_path: Path
 ) -> None:
-    if shutil.which("unshare") is None or os.geteuid() != 0:
+    if not CAN_MOUNT:
         pytest.skip("needs a mount namespace: run it as root, with util-linux")
     storage = tmp_path / "storage"
     storage.mkdir()
