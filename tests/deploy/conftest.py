@@ -196,15 +196,14 @@ class Slurm:
             time.sleep(0.2)
 
 
-@pytest.fixture(params=["one node", "slurm"])
-def scheduler(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OneNode | Slurm]:
-    if request.param == "one node":
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[OneNode | Slurm]:
+    """SLURM with its two nodes where it is installed (slurm-wlm, munge); else one node alone."""
+    if not all(shutil.which(program, path=PATH) for program in PROGRAMS):
         node = OneNode(tmp_path)
         yield node
         node.stop()
         return
-    if not all(shutil.which(program, path=PATH) for program in PROGRAMS):
-        pytest.skip("needs SLURM: apt-get install slurm-wlm munge")
     slurm = Slurm(tmp_path)
     try:
         slurm.start()
