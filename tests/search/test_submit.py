@@ -213,7 +213,7 @@ def test_a_search_lives_on_a_cluster_and_is_steered_from_elsewhere(
     bundle = laptop.folder / "small-bundle"
     assert {"README.md", "pipeline", "strategy.json"} <= {path.name for path in bundle.iterdir()}
     assert {path.name for path in laptop.folder.iterdir()} == {"search.yaml", "small-bundle"}
-    assert not list(head.folder.glob("ray/session_2*/logs/*.tar"))
+    assert not list(head.folder.glob("ray/session_2*/logs/*.zip"))
     assert refusal(laptop.begin("export", "small")) == (
         "folder must not exist yet, got 'small-bundle'"
     )

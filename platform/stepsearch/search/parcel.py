@@ -12,8 +12,8 @@ import re
 import secrets
 import shutil
 import signal
-import tarfile
 import threading
+import zipfile
 from pathlib import Path
 
 from stepsearch.errors import StepsearchError, UserError
@@ -27,10 +27,11 @@ def offer(folder: Path, logs: Path) -> None:
     """On the head: pack `folder`, say so, and keep the parcel until SIGTERM comes, or an hour."""
     fetched = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda number, frame: fetched.set())
-    parcel = logs / f"stepsearch-{secrets.token_hex(8)}.tar"
+    parcel = logs / f"stepsearch-{secrets.token_hex(8)}.zip"
     try:
-        with tarfile.open(parcel, "x") as tar:
-            tar.add(folder, arcname=".")
+        with zipfile.ZipFile(parcel, "x") as packed:
+            for path in sorted(folder.rglob("*")):
+                packed.write(path, path.relative_to(folder))
         print(f"parcel {parcel.name} {_digest(parcel)}", flush=True)
         fetched.wait(_OFFERED_S)
     finally:
@@ -46,18 +47,19 @@ def is_offered(said: str) -> bool:
 def fetch(server: JobServer, job: str, said: str, out: Path) -> None:
     """Bring the parcel of `job`, which has said so, into the new folder `out`: all or nothing.
 
-    Raises UserError if `out` cannot be written, StepsearchError if the parcel comes damaged.
+    A zip file makes no links, and no file outside `out`, whatever names it holds. Raises UserError
+    if `out` cannot be written, StepsearchError if the parcel comes damaged.
     """
     ((name, digest),) = _LINE.findall(said)
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    parcel = scratch.with_suffix(".tar")
+    parcel = scratch.with_suffix(".zip")
     try:
         scratch.mkdir(parents=True)
         server.download(job, name, parcel)
         if _digest(parcel) != digest:
             raise StepsearchError(f"the bundle came damaged from {server.address}: ask again")
-        with tarfile.open(parcel) as tar:
-            tar.extractall(scratch, filter="data")
+        with zipfile.ZipFile(parcel) as packed:
+            packed.extractall(scratch)
         scratch.replace(out)
     except OSError as error:
         reason = error.strerror or error
