@@ -255,3 +255,13 @@ Bucket(S3Url("{STORAGE}")).names()
 def test_a_node_without_boto3_says_what_to_install() -> None:
     run = subprocess.run([sys.executable, "-c", WITHOUT_BOTO3], capture_output=True, text=True)
     assert run.stderr.endswith(f"must have boto3, got '{STORAGE}': pip install boto3\n")
+
+
+def test_a_worker_that_never_had_a_trial_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It clears up at its end like the others, wherever it runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.tex").write_text("the work of years")
+    Carrier(STORAGE, "small", "0-0").clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

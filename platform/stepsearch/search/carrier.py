@@ -32,46 +32,47 @@ class Carrier:
     """Which of the search's workers this is: its folder's name."""
     _saved: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _there: Bucket | None = None
-    _here: Path = Path()
+    _here: Path | None = None
 
     def bring(self, trial: Trial, meanwhile: Callable[[], object]) -> Trial:
         """The trial, to be trained on this node."""
         if self.storage is None:
             return trial
         home = self.storage.home
-        self._here = home / ".lanes" / self.search / self.worker
+        here = self._here = home / ".lanes" / self.search / self.worker
         self.clear()  # of the trial before
-        self._here.mkdir(parents=True)
+        here.mkdir(parents=True)
         self._there = Bucket(self.storage / self.search / "trials" / f"{trial.number:03d}")
         shared, there = Bucket(self.storage / CACHE), self._there
         patiently(partial(bring_cache, shared, home / CACHE), meanwhile)
         for name in patiently(there.names, meanwhile):
-            patiently(partial(there.download, name, self._here / name), meanwhile)
-        self._saved = {path: _state(path) for path in self._files()}
-        return replace(trial, folder=self._here, cache=home / CACHE)
+            patiently(partial(there.download, name, here / name), meanwhile)
+        self._saved = {path: _state(path) for path in _files(here)}
+        return replace(trial, folder=here, cache=home / CACHE)
 
     def save(self, meanwhile: Callable[[], object]) -> None:
         """Put there what has changed since the last time."""
-        if self._there is None:
+        if self._there is None or self._here is None:
             return
-        there = self._there
-        for path in self._files():
+        there, here = self._there, self._here
+        for path in _files(here):
             if self._saved.get(path) != (state := _state(path)):
-                name = path.relative_to(self._here).as_posix()
+                name = path.relative_to(here).as_posix()
                 patiently(partial(there.upload, path, name), meanwhile)
                 self._saved[path] = state
 
     def clear(self) -> None:
         """Leave nothing of a trial on this node."""
-        if self.storage is not None:
+        if self._here is not None:  # a worker may have had no trial at all
             with suppress(FileNotFoundError):
                 shutil.rmtree(self._here)
 
-    def _files(self) -> list[Path]:
-        """The checkpoints last: what belongs to them is there when they are."""
-        paths = [path for path in self._here.rglob("*") if path.is_file()]
-        kept = [path for path in paths if path.suffix != _BEFORE]
-        return sorted(kept, key=lambda path: (path.match(CHECKPOINTS), path))
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoints last: what belongs to them is there when they are."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    kept = [path for path in paths if path.suffix != _BEFORE]
+    return sorted(kept, key=lambda path: (path.match(CHECKPOINTS), path))
 
 
 def _state(path: Path) -> tuple[int, int]:
