@@ -123,6 +123,8 @@ def curve(job: Job, config: DenoisingConfig, reports: int, cache: Path) -> pd.Da
     with TemporaryDirectory() as folder:
         config.run(Trial(0, config, job.seed, milestones, Path(folder), cache), kept, ALONE)
     rows = pd.DataFrame(kept).assign(**job._asdict(), wall_s=time.perf_counter() - began)
+    rows = rows.rename(columns=lambda name: name.removesuffix(f"_{job.dataset}"))
+    rows = rows.astype({"images_seen": int})
     return rows[[*KEY, *(name for name in rows if name not in KEY)]]
 
 
@@ -146,7 +148,7 @@ def record(jobs: list[Job], out: Path, reports: int, processes: int) -> None:
                 print(f"{running[done]}: {error}", flush=True)
                 continue
             rows.to_csv(out, mode="a", header=not out.exists(), index=False, float_format="%.5g")
-            fd = rows[f"fd_{jobs[0].dataset}"].iloc[-1]
+            fd = rows["fd"].iloc[-1]
             print(f"{number}/{len(wanted)} {running[done]}: {fd:.3f}", flush=True)
 
 
@@ -184,7 +186,7 @@ def main() -> None:
         if all(job in found for job in jobs if job.strategy == name)
     }
     print("not recorded on all seeds:", [name for name in names if name not in whole])
-    compared = Compared.of(whole, f"fd_{asked.dataset}")
+    compared = Compared.of(whole, asked.dataset)
     result = {"benchmark": "compare_strategies", "dataset": asked.dataset, "images": asked.images}
     result |= show(compared) | {"published": agreement(compared)}
     if asked.dataset == "digits":

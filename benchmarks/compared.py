@@ -38,7 +38,7 @@ _DRAWS = 20_000
 class Compared:
     """The curves, the strategy that ends best first."""
 
-    metric: str
+    dataset: str
     names: tuple[str, ...]
     images_seen: FloatArray
     """At each report."""
@@ -48,13 +48,13 @@ class Compared:
     """[strategies, seeds, reports]"""
 
     @classmethod
-    def of(cls, runs: Mapping[str, Sequence[pd.DataFrame]], metric: str) -> Self:
+    def of(cls, runs: Mapping[str, Sequence[pd.DataFrame]], dataset: str) -> Self:
         """`runs` has the seeds in the same order for all; two strategies and seeds, or more."""
-        end = {name: np.mean([rows[metric].iloc[-1] for rows in of]) for name, of in runs.items()}
+        end = {name: np.mean([rows["fd"].iloc[-1] for rows in of]) for name, of in runs.items()}
         names = tuple(sorted(runs, key=end.__getitem__))
-        fd = np.array([[rows[metric] for rows in runs[name]] for name in names])
+        fd = np.array([[rows["fd"] for rows in runs[name]] for name in names])
         seen = runs[BASELINE][0]["images_seen"].to_numpy(dtype=np.float64)
-        return cls(metric, names, seen, runs, fd)
+        return cls(dataset, names, seen, runs, fd)
 
     @property
     def seeds(self) -> int:
@@ -147,12 +147,12 @@ def show(compared: Compared) -> dict[str, Any]:
     chances = compared.best()
     cost = {n: compared.total(n, "train_cpu_s") for n in compared.names}
     print(
-        f"{compared.metric}, {compared.seeds} seeds; noise {compared.noise[-1]:.1%} a seed; order"
-        f" of one seed with another's: {compared.between_seeds():.2f}"
+        f"fd_{compared.dataset}, {compared.seeds} seeds; noise of a seed {compared.noise[-1]:.1%};"
+        f" rank correlation of one seed with another {compared.between_seeds():.2f}"
     )
     print(
         f"{'':20s}{'fd (range)':>20s}{'to uniform [95 %]':>24s}{'speed-up in images':>36s}"
-        f"{'in CPU':>8s}{'behind':>8s}{'CPU-s':>7s}{'off':>7s}{'pixel':>7s}{'P(best)':>9s}"
+        f"{'in CPU':>8s}{'uniform':>9s}{'CPU-s':>7s}{'off':>7s}{'pixel':>7s}{'P(best)':>9s}"
     )
     found: dict[str, Any] = {}
     for i, name in enumerate(compared.names):
@@ -167,7 +167,7 @@ def show(compared: Compared) -> dict[str, Any]:
         print(
             f"{name:20s}{f'{end.mean():.2f} ({end.min():.2f}-{end.max():.2f})':>20s}"
             f"{f'{middle:+.0%} [{low:+.0%}, {high:+.0%}]':>24s}{gained!s:>36s}{in_cpu:>8s}"
-            f"{behind:8.0%}{each:7.2f}{off:7.3f}{pixel:7.3f}{chance:>9s}"
+            f"{behind:9.0%}{each:7.2f}{off:7.3f}{pixel:7.3f}{chance:>9s}"
         )
         found[name] = {
             "fd": [round(float(value), 4) for value in end],
@@ -203,7 +203,7 @@ def picture(compared: Compared, path: Path) -> None:
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         figure.supxlabel("training images seen (grey: uniform; orange: beyond the guard)")
-        figure.supylabel(f"{compared.metric} (lower is better)")
+        figure.supylabel(f"fd_{compared.dataset} (lower is better)")
         figure.savefig(path)
 
 
