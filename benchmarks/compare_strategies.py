@@ -174,6 +174,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, metavar="FILE.png")
     parser.add_argument("--as-it-is", action="store_true", help="record nothing more")
     asked = parser.parse_args()
+    if asked.seeds < 2:
+        parser.error("--seeds must be 2 or more, or there is no spread to compare with")
     names = asked.only or list(strategies(asked.images))
     seeds = range(asked.seeds)
     jobs = [Job(asked.dataset, asked.images, name, seed) for seed in seeds for name in names]
