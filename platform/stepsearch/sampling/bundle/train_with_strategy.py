@@ -138,8 +138,8 @@ def main() -> None:
     strategy = json.loads((HERE / "strategy.json").read_text(encoding="utf-8"))
     args = arguments(strategy["provenance"]["images_seen"] // strategy["training"]["batch_size"])
     torch.manual_seed(args.seed)
-    # trusted for the one class that diffusers may lack, in pipeline/unet/multistage.py
-    pipeline = DiffusionPipeline.from_pretrained(HERE / "pipeline", trust_remote_code=True)
+    own_class = (HERE / "pipeline/unet/multistage.py").exists()  # which diffusers lacks
+    pipeline = DiffusionPipeline.from_pretrained(HERE / "pipeline", trust_remote_code=own_class)
     denoiser = type(pipeline.unet).from_config(pipeline.unet.config)
     denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
     shape = denoiser.config.in_channels, denoiser.config.sample_size
