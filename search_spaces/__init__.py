@@ -12,8 +12,9 @@ from search_spaces.base import FixedPoint, SearchSpace, Suggest
 from search_spaces.compose import ComposeSpace
 from search_spaces.decl import DeclSpace
 from search_spaces.edm2_uncertainty import UncertaintySpace
-from search_spaces.families import FamiliesSpace
+from search_spaces.families import LEARNED, FamiliesSpace
 from search_spaces.family import FamilySpace
+from search_spaces.gradient_variance import GradientVarianceSpace
 from search_spaces.infonoise import InfoNoiseSpace
 from search_spaces.loss_second_moment import LossSecondMomentSpace
 from search_spaces.min_snr import MinSnrSpace
@@ -23,6 +24,7 @@ from search_spaces.speed import SpeedSpace
 from search_spaces.stage_widths import StageWidthsSpace
 from search_spaces.stages import StagesSpace
 from search_spaces.timetuner import TimeTunerSpace
+from search_spaces.vdm_adaptive import VdmAdaptiveSpace
 from stepsearch.config import parse
 from stepsearch.errors import UserError
 from stepsearch.search.trial import TrainerFacts
@@ -35,11 +37,7 @@ SPACES: dict[str, type[SearchSpace]] = {
     "families": FamiliesSpace,
     "compose": ComposeSpace,
     "phase": PhaseSpace,
-    "decl": DeclSpace,
-    "adaptive": AdaptiveSpace,
-    "loss_second_moment": LossSecondMomentSpace,
-    "infonoise": InfoNoiseSpace,
-    "edm2_uncertainty": UncertaintySpace,
+    **LEARNED,
     "stages": StagesSpace,
     "stage_widths": StageWidthsSpace,
     "timetuner": TimeTunerSpace,
@@ -53,11 +51,13 @@ AnySpace = Annotated[
     | FamiliesSpace
     | ComposeSpace
     | PhaseSpace
-    | DeclSpace
     | AdaptiveSpace
     | LossSecondMomentSpace
+    | VdmAdaptiveSpace
     | InfoNoiseSpace
     | UncertaintySpace
+    | GradientVarianceSpace
+    | DeclSpace
     | StagesSpace
     | StageWidthsSpace
     | TimeTunerSpace,
@@ -82,6 +82,7 @@ __all__ = [
     "FamiliesSpace",
     "FamilySpace",
     "FixedPoint",
+    "GradientVarianceSpace",
     "InfoNoiseSpace",
     "LossSecondMomentSpace",
     "MinSnrSpace",
@@ -95,5 +96,6 @@ __all__ = [
     "TimeTunerSpace",
     "TrainerFacts",
     "UncertaintySpace",
+    "VdmAdaptiveSpace",
     "space",
 ]

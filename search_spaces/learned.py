@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest, bounds
@@ -54,3 +54,23 @@ class LearnedSpace(SearchSpace):
         ranges = {"share": self.share, **self.ranges()}
         uniform = FixedPoint("uniform", {"share": 0.0, **inside})
         return [uniform, *(point for point in papers if point.lies_in(ranges))]
+
+
+class Prefixed:
+    """An Optuna trial of which a family's parameters are called family.parameter."""
+
+    def __init__(self, trial: Suggest, family: str) -> None:
+        self._trial, self._prefix = trial, f"{family}."
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return self._trial.suggest_float(self._prefix + name, low, high, step=step, log=log)
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return self._trial.suggest_int(self._prefix + name, low, high, step=step, log=log)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._trial.suggest_categorical(self._prefix + name, choices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,11 @@ FAMILIES: dict[str, Family] = {
     "speed": Family(
         {"tau": _TAU, "k": _K, "lam": _LAM}, {"SpeeD (paper)": {"tau": 0.7, "k": 5, "lam": 0.6}}
     ),
+    "speed_released": Family(
+        {"tau": _TAU, "k": _K, "lam": _LAM},
+        {"SpeeD (released code)": {"tau": 0.7, "k": 5, "lam": 0.6}},
+    ),
+    "speed_v1": Family({}, {"SpeeD (older code)": {}}),
     "step": Family({"tau": _TAU, "k": _K}, {"SpeeD's density (paper)": {"tau": 0.7, "k": 5}}),
     "beta": Family({"a": Number(0.5, 1)}, {"B-TTDM": {"a": 0.8}}),
     "logit_normal": Family(
@@ -118,16 +123,24 @@ def positions(*kinds: str, prefix: bool = True) -> dict[str, Position]:
     return {
         f"{kind}.{name}" if prefix else name: number.position
         for kind in kinds
+        if kind in FAMILIES
         for name, number in FAMILIES[kind].numbers.items()
         if number.position
     }
 
 
-def check_ranges(ranges: Mapping[str, Range], numbers: Searched) -> None:
-    """Raise ValueError for a range of something else, one without room, one that does not fit."""
+def check_ranges(
+    ranges: Mapping[str, Range], numbers: Searched, others: Collection[str] = ()
+) -> None:
+    """Raise ValueError for a range of something else, one without room, one that does not fit.
+
+    `others` may have ranges too, which are not looked at.
+    """
     for name, (low, high) in ranges.items():
+        if name in others:
+            continue
         if name not in numbers:
-            known = ", ".join(numbers) or "nothing here"
+            known = ", ".join((*numbers, *others)) or "nothing here"
             raise ValueError(f"ranges must name one of {known}, got {name!r}")
         kind, number = numbers[name]
         if not low < high:

@@ -112,7 +112,7 @@ def facts() -> TrainerFacts:
         ),
         (
             {"kind": "families", "families": ["sped"]},
-            "families.families must be among speed, step, beta",
+            "families.families must be among speed, speed_released, speed_v1, step, beta",
         ),
         (
             {"kind": "families", "families": ["p2", "p2"]},
@@ -122,6 +122,31 @@ def facts() -> TrainerFacts:
         (
             {"kind": "families", "families": ["p2"], "ranges": {"beta.a": [0.5, 1]}},
             "families.ranges must name one of p2.gamma, got 'beta.a'",
+        ),
+        (
+            {"kind": "families", "families": ["p2", "decl"], "ranges": {"decl.lr": [0.5, 1]}},
+            "families.ranges must name one of p2.gamma, decl.share, decl.clusters, decl.patience, "
+            "got 'decl.lr'",
+        ),
+        (
+            {"kind": "families", "families": ["decl"], "ranges": {"decl.clusters": [1, 9]}},
+            "families.ranges: decl.clusters must be a range inside 2..100, got (1, 9)",
+        ),
+        (
+            {"kind": "gradient_variance", "bins": [0, 9]},
+            "gradient_variance.bins must be a range inside 1..1000, got (0, 9)",
+        ),
+        (
+            {"kind": "gradient_variance", "every": [9, 9]},
+            "gradient_variance.every must be a range low < high, got (9, 9)",
+        ),
+        (
+            {"kind": "vdm_adaptive", "bins": [1, 9]},
+            "vdm_adaptive.bins must be a range inside 2..1000, got (1, 9)",
+        ),
+        (
+            {"kind": "vdm_adaptive", "decay": [0.5, 1]},
+            "vdm_adaptive.decay must be a range inside 0..0.9999, got (0.5, 1)",
         ),
         ({"kind": "compose", "p": ["p2"]}, "compose.p must be among step, beta, logit_normal"),
         ({"kind": "compose", "w": ["beta"]}, "compose.w must be among p2, min_snr"),

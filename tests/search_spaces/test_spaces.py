@@ -2,12 +2,15 @@
 
 import optuna
 import pytest
+from optuna.distributions import IntDistribution
 from optuna.trial import FixedTrial
 
 from search_spaces import TrainerFacts, space
+from search_spaces.families import LEARNED
 from search_spaces.ranges import FAMILIES
-from stepsearch.diffusion.noise import VPConfig
-from stepsearch.strategies import DENSITIES, WEIGHTS
+from stepsearch.diffusion.noise import EDMConfig, VPConfig
+from stepsearch.errors import UserError
+from stepsearch.strategies import DENSITIES, STRATEGIES, WEIGHTS
 
 
 @pytest.fixture
@@ -138,7 +141,8 @@ def test_families_tries_uniform_and_then_every_papers_point(facts):
     points = space("families").fixed(facts)
     families = [point.params["family"] for point in points]
     assert families[0] == "uniform"
-    assert set(families) == {"uniform", *FAMILIES}
+    mirrored = {"speed_released", "speed_v1"}  # has no meaning on some processes
+    assert set(families) == {"uniform", *FAMILIES, *LEARNED} - mirrored
     speed = space("families").suggest(FixedTrial(points[1].params), facts)["strategy"]
     assert speed == {"kind": "speed", "tau": 700, "k": 5, "lam": 0.6}
 
@@ -148,9 +152,33 @@ def test_families_leaves_out_points_outside_its_ranges(facts):
     assert labels(data, facts) == ["uniform", "B-TTDM", "P2 (paper, FFHQ)"]
 
 
-def test_every_density_and_weight_is_searched():
-    factors = DENSITIES.keys() | WEIGHTS.keys()
-    assert FAMILIES.keys() == factors - {"uniform", "table"} | {"speed"}
+@pytest.mark.parametrize("kind", ["speed_released", "speed_v1"])
+def test_families_refuses_mirrored_draws_where_they_have_no_meaning(kind, facts):
+    named = space({"kind": "families", "families": ["p2", kind]})
+    named.check(facts)
+    edm = TrainerFacts("denoising", EDMConfig().build().alpha_bar)
+    with pytest.raises(UserError, match=f"{kind}.mirror must be false on this noise process"):
+        named.check(edm)
+    space("families").check(edm)
+
+
+def test_families_asks_for_the_numbers_of_one_that_learns_under_its_name(facts):
+    ranges = {"adaptive.every": [1, 3], "adaptive.lr": [1e-2, 1e-1], "beta.a": [0.6, 1]}
+    data = {"kind": "families", "families": ["beta", "adaptive"], "ranges": ranges}
+    # the papers' policies learn every 40 steps, which is not in the range
+    assert labels(data, facts) == ["uniform", "B-TTDM"]
+    params = {"share": 0.5, "lr": 0.05, "entropy": 1e-2, "every": 2, "queue": 20, "selected": 3}
+    trial = FixedTrial({"family": "adaptive", **{f"adaptive.{k}": v for k, v in params.items()}})
+    same = space({"kind": "adaptive", "every": [1, 3], "lr": [1e-2, 1e-1]})
+    policy = same.parameters(FixedTrial(params)) | {"floor": 0.5}
+    assert space(data).suggest(trial, facts) == {"strategy": policy}
+    assert trial.distributions["adaptive.every"] == IntDistribution(1, 3, log=True)
+
+
+def test_every_strategy_is_a_family():
+    not_one = {"uniform", "table", "compose", "phase"}
+    assert FAMILIES.keys() | LEARNED.keys() == STRATEGIES.keys() - not_one
+    assert FAMILIES.keys() >= (DENSITIES.keys() | WEIGHTS.keys()) - not_one
 
 
 def test_compose_has_speed_and_every_factor_alone(facts):
