@@ -123,7 +123,8 @@ class DenoisingConfig(Config):
             seed=seed,
             workers=workers,
             slices=slices,
-            stages=self.denoiser.stages_apart,
+            starts=self.denoiser.starts(data, process),
+            stages_apart=self.denoiser.stages_apart > 0,
         )
 
     def _strategy(self, process: NoiseProcess) -> Strategy:

@@ -131,4 +131,5 @@ def _summary(
         "train_loss": total.mean_loss,
         "grad_norm": total.grad_norm,
         "images_per_s": float(total.count.sum()) / total.seconds,
+        **{f"loss_stage_{k}": float(loss) for k, loss in enumerate(total.stage_loss, 1)},
     }

@@ -1,14 +1,14 @@
 """What holds for every noise process of the table."""
 
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from stepsearch.diffusion.loss import LossMeter
+from stepsearch.diffusion.loss import LossMeter, combine
 from stepsearch.diffusion.noise import (
     PROCESSES,
     EDMConfig,
@@ -212,6 +212,29 @@ def test_a_timestep_without_signal_counts_as_the_noisiest():
     summary = meter.summary()
     assert summary.count[0] == summary.count[-1] == 1
     assert np.all(np.isfinite(summary.log_snr))
+
+
+def test_losses_are_summed_up_by_noise_level_and_by_stage():
+    """Stage 2 begins at t = 300, stage 3 at 700; two stretches are averaged by their images."""
+    log_snr = VPConfig().build().log_snr
+    rng = np.random.default_rng(0)
+    summaries, seen = [], []
+    for _ in range(2):
+        meter = LossMeter(log_snr, ALONE, starts=(300, 700))
+        t = np.concatenate([[0, 299, 300, 699, 700, 999], rng.integers(0, 1000, 30)])
+        mse = torch.from_numpy(rng.random(len(t)))
+        meter.add(torch.from_numpy(t), mse, mse.mean(), mse.mean())
+        summaries.append(meter.summary())
+        seen += zip(t, mse.tolist(), strict=True)
+    total = combine(summaries)
+    stages = [[loss for t, loss in seen if a <= t < b] for a, b in pairwise([0, 300, 700, 1000])]
+    assert total.stage_count.tolist() == [len(losses) for losses in stages]
+    assert total.stage_loss == pytest.approx([np.mean(losses) for losses in stages])
+    assert total.count.sum() == len(seen)
+    filled = total.count > 0
+    mean = np.average(total.loss[filled], weights=total.count[filled])
+    assert mean == pytest.approx(np.mean([loss for _, loss in seen]))
+    assert LossMeter(log_snr, ALONE).summary().stage_loss.size == 0
 
 
 @every_process

@@ -43,10 +43,9 @@ def build(
     process = process or VPConfig().build()
     images = DigitsConfig().load().train[:100] if images is None else images
     denoiser: Any = DENOISER.build((1, *images.shape[2:]), seed)
-    stages = 0
+    starts: tuple[int, ...] = ()
     if stages_a_worker:
         config, data = STAGES, DigitsConfig().load()
-        stages = config.n if stages_a_worker == "one" else 0
         denoiser, starts = config.build_for(data, process, seed), config.starts(data, process)
         timesteps = build_staged(strategy("speed"), process.alpha_bar, "epsilon", starts)
     return Training(
@@ -59,7 +58,8 @@ def build(
         seed=seed,
         workers=workers,
         slices=slices,
-        stages=stages,
+        starts=starts,
+        stages_apart=stages_a_worker == "one",
     )
 
 

@@ -138,6 +138,10 @@ def test_a_denoiser_with_stages_is_trained_judged_counted_and_exported(tmp_path:
     costs = stage_costs(network, (1, 8, 8))
     # trailing timesteps 999, 799, 599, 399, 199: three of the noisy stage, two of the other
     assert metrics["gflops_image"] == pytest.approx(5e-9 * costs.flops([2, 3]))
+    # half of the images are of each stage
+    (row,) = read_rows(folder / "loss.jsonl")
+    errors = np.average(np.nan_to_num(np.array(row["loss"], float)), weights=row["count"])
+    assert (metrics["loss_stage_1"] + metrics["loss_stage_2"]) / 2 == pytest.approx(errors)
     config.illustrate(folder)
     origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
     config.export(

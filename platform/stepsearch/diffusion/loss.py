@@ -1,4 +1,4 @@
-"""What a stretch of training reports: mean losses, also by noise level."""
+"""What a stretch of training reports: mean losses, also by noise level and by stage."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ class LossSummary:
     """Images that fell in each bin."""
     loss: FloatArray
     """Unweighted mean squared error of the denoiser's target in each bin."""
+    stage_count: FloatArray
+    """Images of each stage of the denoiser, the least noisy first; none for a single one."""
+    stage_loss: FloatArray
+    """As `loss`, in each stage."""
 
 
 def combine(parts: Sequence[LossSummary]) -> LossSummary:
     """One summary of several stretches that follow each other; at least one of them."""
     steps = np.array([part.steps for part in parts])
-    count = np.sum([part.count for part in parts], axis=0)
-    loss = np.sum([np.nan_to_num(part.loss) * part.count for part in parts], axis=0)
-    with np.errstate(invalid="ignore"):
-        by_bin = loss / count
+    count, loss = _means([(part.count, part.loss) for part in parts])
+    stage_count, stage_loss = _means([(part.stage_count, part.stage_loss) for part in parts])
     return LossSummary(
         int(steps.sum()),
         sum(part.seconds for part in parts),
@@ -49,30 +51,45 @@ def combine(parts: Sequence[LossSummary]) -> LossSummary:
         float(np.average([part.grad_norm for part in parts], weights=steps)),
         parts[0].log_snr,
         count,
-        by_bin,
+        loss,
+        stage_count,
+        stage_loss,
     )
+
+
+def _means(parts: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+    """Counts and means of the parts as those of all."""
+    count = np.sum([count for count, _ in parts], axis=0)
+    total = np.sum([count * np.nan_to_num(mean) for count, mean in parts], axis=0)
+    with np.errstate(invalid="ignore"):
+        return count, total / count
 
 
 class LossMeter:
     """Adds up losses on the training device; nothing is copied to the host before `summary`."""
 
-    def __init__(self, log_snr: FloatArray, workers: Workers) -> None:
-        """`log_snr` of every timestep, [T]; one of -inf counts in the noisiest bin."""
+    def __init__(self, log_snr: FloatArray, workers: Workers, starts: Sequence[int] = ()) -> None:
+        """`log_snr` of every timestep, [T]; one of -inf counts in the noisiest bin. `starts` are
+        the timesteps at which the second stage of a denoiser, the third ... begin."""
         finite = log_snr[np.isfinite(log_snr)]
         edges = np.linspace(finite.min(), finite.max(), BINS + 1)
         self._centres = (edges[:-1] + edges[1:]) / 2
         bins = np.searchsorted(edges[1:-1], log_snr, side="right")
+        groups = [bins]
+        if starts:
+            groups.append(BINS + np.searchsorted(starts, np.arange(len(log_snr)), side="right"))
         self._workers = workers
-        self._bin = torch.from_numpy(bins).to(workers.device)
-        self._binned = self._zeros(2, BINS)
+        self._groups = torch.from_numpy(np.stack(groups)).to(workers.device)
+        self._grouped = self._zeros(2, BINS + (len(starts) + 1 if starts else 0))
         self._totals = self._zeros(2)
         self._steps = 0
         self._started = time.perf_counter()
 
     def add(self, t: Tensor, mse: Tensor, loss: Tensor, grad_norm: Tensor) -> None:
         """One step: timesteps and unweighted losses [n], weighted loss, norm of the gradient."""
-        ones_and_mse = torch.stack([torch.ones_like(mse), mse])
-        self._binned.index_add_(1, self._bin[t], ones_and_mse.double())
+        ones_and_mse = torch.stack([torch.ones_like(mse), mse]).double()
+        for group in self._groups:
+            self._grouped.index_add_(1, group[t], ones_and_mse)
         self._totals += torch.stack([loss, grad_norm])
         self._steps += 1
 
@@ -93,17 +110,24 @@ class LossMeter:
 
     def summary(self) -> LossSummary:
         """The means over all workers."""
-        totals = torch.cat([self._totals / self._workers.size, self._binned.flatten()])
+        totals = torch.cat([self._totals / self._workers.size, self._grouped.flatten()])
         if self._workers.size > 1:
             torch.distributed.all_reduce(totals)
         values = totals.cpu().numpy()
-        count, loss = values[2:].reshape(2, BINS)
+        count, loss = values[2:].reshape(2, -1)
         with np.errstate(invalid="ignore"):
             mean_loss, grad_norm = values[:2] / np.float64(self._steps)
-            by_bin = loss / count
-        seconds = time.perf_counter() - self._started
+            means = loss / count
         return LossSummary(
-            self._steps, seconds, float(mean_loss), float(grad_norm), self._centres, count, by_bin
+            self._steps,
+            time.perf_counter() - self._started,
+            float(mean_loss),
+            float(grad_norm),
+            self._centres,
+            count[:BINS],
+            means[:BINS],
+            count[BINS:],
+            means[BINS:],
         )
 
     def _zeros(self, *shape: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -78,11 +79,13 @@ class Training:
         seed: int,
         workers: Workers = ALONE,
         slices: int = 1,
-        stages: int = 0,
+        starts: Sequence[int] = (),
+        stages_apart: bool = False,
     ) -> None:
         """`images` is float32 [N, C, H, W] in [-1, 1]; `budget`, in images, ends the lr_scheduler;
-        `slices` is the gradient accumulation. It changes the gradient by rounding only. With
-        `stages`, those of the denoiser, each of several workers has one (see `StageParallel`).
+        `slices` is the gradient accumulation. It changes the gradient by rounding only. A
+        denoiser with stages has its second one, third ... from the timesteps `starts` on; with
+        `stages_apart` each of several workers has one of them (see `StageParallel`).
 
         Raises UserError if the workers cannot share a batch evenly, or if a denoiser cannot be
         trained on this target in this process.
@@ -93,10 +96,11 @@ class Training:
         reuse_freed_memory()
         self.config, self.process, self.strategy = config, process, strategy
         self.workers, self.budget, self.images_seen = workers, budget, 0
-        self._parallel = _parallel(workers, config.batch_size, stages)
+        stages = len(starts) + 1
+        self._parallel = _parallel(workers, config.batch_size, stages if stages_apart else 1)
         self.denoiser = self._parallel.held(denoiser).to(workers.device).train()
         self._images = images.to(workers.device)
-        self._share, self.slices = self._parallel.share, slices
+        self._share, self.slices, self._starts = self._parallel.share, slices, starts
         self._order = DataOrder(len(images), seed, workers.device)
         self._generator = generator("training", seed, device=workers.device)
         self._average = MovingAverage(self.denoiser, config.ema_decay)
@@ -137,7 +141,7 @@ class Training:
         """
         if until > self.budget:
             raise ValueError(f"until must be at most the budget ({self.budget}), got {until}")
-        meter = LossMeter(self.process.log_snr, self.workers)
+        meter = LossMeter(self.process.log_snr, self.workers, self._starts)
         while self.images_seen < until:
             self._step(meter)
             if self._steps % _CHECK_EVERY == 0:

@@ -1,6 +1,7 @@
 """Algorithms 3 and 4 of the multi-stage paper train what one worker trains."""
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
 from stepsearch.diffusion.multistage.shards import read_merged, shard
@@ -37,21 +39,22 @@ def agree(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
 
 
 @pytest.fixture(scope="module")
-def alone(build_training: Callable[..., Training]) -> tuple[Training, list[float]]:
-    """One worker with all stages, and its losses."""
+def alone(build_training: Callable[..., Training]) -> tuple[Training, Tensor]:
+    """One worker with all stages, and its losses: a row a step, then a column a stage."""
     training = build_training(stages_a_worker="all")
-    return training, [training.run(8 * step).mean_loss for step in range(1, STEPS + 1)]
+    losses = runpy.run_path(str(SCRIPT))["losses"](training, STEPS)
+    return training, torch.tensor(losses)
 
 
 @pytest.mark.slow
 def test_four_workers_with_a_stage_each_train_what_one_worker_trains(
-    alone: tuple[Training, list[float]], build_training: Callable[..., Training], tmp_path: Path
+    alone: tuple[Training, Tensor], build_training: Callable[..., Training], tmp_path: Path
 ) -> None:
     """Algorithm 3, two workers a stage, through a checkpoint in two parts."""
     training, losses = alone
     expected, checkpoint = training.state_dict(), tmp_path / "checkpoint.pt"
     for left in train(tmp_path, 4, "one"):
-        torch.testing.assert_close(left["losses"].tolist(), losses, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(left["losses"], losses, rtol=1e-4, atol=1e-6)
         agree(left["ema"], expected["ema"])
 
     for stage in (0, 1):
@@ -75,12 +78,12 @@ def test_four_workers_with_a_stage_each_train_what_one_worker_trains(
 
 @pytest.mark.slow
 def test_two_workers_with_all_stages_train_what_one_worker_trains(
-    alone: tuple[Training, list[float]], tmp_path: Path
+    alone: tuple[Training, Tensor], tmp_path: Path
 ) -> None:
     """Algorithm 4; the second half in slices of one image, each of which lacks a stage."""
     training, losses = alone
     for left in train(tmp_path, 2, "all"):
-        torch.testing.assert_close(left["losses"].tolist(), losses, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(left["losses"], losses, rtol=1e-4, atol=1e-6)
         agree(left["ema"], training.ema.state_dict())
     agree(read_checkpoint(tmp_path / "checkpoint.pt")["denoiser"], training.denoiser.state_dict())
 

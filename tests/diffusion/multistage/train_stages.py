@@ -16,20 +16,26 @@ import torch
 SCRIPT: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "train_in_a_process.py"))
 
 
+def losses(training: Any, steps: int) -> list[list[float]]:
+    """A step's loss, and the mean squared error of each stage."""
+    found = [training.run(training.images_seen + 8) for _ in range(steps)]
+    return [[summary.mean_loss, *summary.stage_loss] for summary in found]
+
+
 def work(rank: int, size: int, stages_a_worker: str, folder: Path) -> None:
     """Some steps, a checkpoint, and as many again from there."""
     workers = SCRIPT["join"](rank, size, folder / "rendezvous")
-    values: list[float] = []
+    rows: list[list[float]] = []
     kept = []
     for slices in (1, 4):
         training = SCRIPT["build"](workers=workers, slices=slices, stages_a_worker=stages_a_worker)
         kept.append(training)  # see below
         training.resume(folder / "checkpoint.pt")
-        values += SCRIPT["losses"](training, 4)
+        rows += losses(training, 4)
         if rank < training.shards:
             training.save(folder / "checkpoint.pt")
         torch.distributed.barrier()
-    left = {"losses": torch.tensor(values), "ema": training.ema.state_dict()}
+    left = {"losses": torch.tensor(rows), "ema": training.ema.state_dict()}
     torch.save(left, folder / f"{rank}.pt")
     # Without destructors: that of a DDP's reducer joins a gloo thread that may wait for the GIL.
     os._exit(0)
