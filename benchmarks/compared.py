@@ -1,4 +1,4 @@
-"""Learning curves of several strategies on the same seeds, set against uniform's.
+"""Learning curves of several strategies on the same seeds, set against a baseline's.
 
 The model is log fd = strategy + seed + noise with noise of one size, at each report apart. Three
 seeds tell little of a single strategy's spread; all strategies together tell it well.
@@ -46,19 +46,25 @@ class Compared:
     """A table of reports a seed."""
     fd: FloatArray
     """[strategies, seeds, reports]"""
+    baseline: str
 
     @classmethod
-    def of(cls, runs: Mapping[str, Sequence[pd.DataFrame]], dataset: str) -> Self:
+    def of(
+        cls,
+        runs: Mapping[str, Sequence[pd.DataFrame]],
+        dataset: str,
+        baseline: str = BASELINE,
+    ) -> Self:
         """`runs` has the seeds in the same order for all; two strategies and seeds, or more."""
         end = {name: np.mean([rows["fd"].iloc[-1] for rows in of]) for name, of in runs.items()}
         names = tuple(sorted(runs, key=end.__getitem__))
         fd = np.array([[rows["fd"] for rows in runs[name]] for name in names])
-        seen = runs[BASELINE][0]["images_seen"].to_numpy(dtype=np.float64)
-        return cls(dataset, names, seen, runs, fd)
+        seen = runs[baseline][0]["images_seen"].to_numpy(dtype=np.float64)
+        return cls(dataset, names, seen, runs, fd, baseline)
 
     @property
     def seeds(self) -> int:
-        return len(self.runs[BASELINE])
+        return len(self.runs[self.baseline])
 
     @property
     def freedom(self) -> int:
@@ -85,10 +91,10 @@ class Compared:
 
     def gap(self, name: str, side: int = 0) -> float:
         """How much worse than uniform it ends, 0.1 is 10 %; `side` -1 and 1: the 95 % interval."""
-        if name == BASELINE:
+        if name == self.baseline:
             return 0.0
         log = self.effect[:, -1] + side * np.sqrt(2) * self.margin[-1]
-        mean = self.effect[self.names.index(BASELINE), -1]
+        mean = self.effect[self.names.index(self.baseline), -1]
         return float(np.expm1(log[self.names.index(name)] - mean))
 
     def total(self, name: str, metric: str) -> float:
@@ -100,12 +106,12 @@ class Compared:
         return float(np.mean([rows[metric].iloc[-1] for rows in self.runs[name]]))
 
     def within_guard(self, name: str) -> bool:
-        excess = self.last(name, "off_manifold") - self.last(BASELINE, "off_manifold")
+        excess = self.last(name, "off_manifold") - self.last(self.baseline, "off_manifold")
         return excess <= GUARD
 
     def speed_up(self, name: str) -> SpeedUp:
         """Uniform's images over the strategy's, to the quality with which uniform ends."""
-        found = speed_up(self._curves(BASELINE), self._curves(name))
+        found = speed_up(self._curves(self.baseline), self._curves(name))
         assert found is not None  # there are several reports
         return found
 
@@ -115,7 +121,7 @@ class Compared:
         The median of the seeds; 1 where it never is.
         """
         budget = self.images_seen[-1]
-        pairs = zip(self._curves(BASELINE), self._curves(name), strict=True)
+        pairs = zip(self._curves(self.baseline), self._curves(name), strict=True)
         needed = [images_to_reach(uniform, curve[int(budget)]) for uniform, curve in pairs]
         return float(np.median([n or budget for n in needed]) / budget)
 
