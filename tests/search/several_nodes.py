@@ -30,32 +30,28 @@ def drain(address: str, node: str, seconds: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def raylets(address: str) -> set[psutil.Process]:
-    """Those of the cluster at `address`."""
-    return {
+def processes(address: str) -> list[psutil.Process]:
+    """Ray's own of the cluster at `address`."""
+    return [
         process
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "raylet"
-        and f"--gcs-address={address}" in (process.info["cmdline"] or ())
-    }
+        for process in psutil.process_iter(["cmdline"])
+        if f"--gcs-address={address}" in (process.info["cmdline"] or ())
+    ]
 
 
-def daemon(address: str, *words: str) -> set[psutil.Process]:
-    """The raylet of the node that `words` start; Ray makes it a daemon."""
-    before = raylets(address)
+def daemon(*words: str) -> None:
+    """Start a node, which Ray makes a daemon."""
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    return raylets(address) - before
 
 
-def blind(address: str, cpus: str, folder: str) -> set[psutil.Process]:
+def blind(address: str, cpus: str, folder: str) -> None:
     start = f"ray start --address {address} --num-cpus {cpus} --node-name blind"
-    command = f"mount -t tmpfs tmpfs {folder} && exec {start}"
-    return daemon(address, "unshare", "--mount", "bash", "-c", command)
+    daemon("unshare", "--mount", "bash", "-c", f"mount -t tmpfs tmpfs {folder} && exec {start}")
 
 
-def far(address: str, cpus: str, namespace: str, ip: str) -> set[psutil.Process]:
+def far(address: str, cpus: str, namespace: str, ip: str) -> None:
     start = f"ray start --address {address} --num-cpus {cpus} --node-ip-address {ip}"
-    return daemon(address, "ip", "netns", "exec", namespace, *start.split())
+    daemon("ip", "netns", "exec", namespace, *start.split())
 
 
 def raylet_of(node: Any) -> psutil.Process:
@@ -81,7 +77,7 @@ def trainers(node: Any) -> int:
 def main() -> None:
     head = {"node_ip_address": sys.argv[1]} if sys.argv[1:] else {}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **head})
-    nodes, daemons = [cluster.head_node], set[psutil.Process]()
+    nodes = [cluster.head_node]
     print(cluster.address, flush=True)
     for line in sys.stdin:
         answer = "done"
@@ -89,9 +85,9 @@ def main() -> None:
             case ["add", cpus]:
                 nodes.append(cluster.add_node(num_cpus=int(cpus), wait=True))
             case ["blind", cpus, folder]:
-                daemons |= blind(cluster.address, cpus, folder)
+                blind(cluster.address, cpus, folder)
             case ["far", cpus, namespace, ip]:
-                daemons |= far(cluster.address, cpus, namespace, ip)
+                far(cluster.address, cpus, namespace, ip)
             case ["kill", n]:
                 raylet = raylet_of(nodes[int(n)])
                 for process in (*raylet.children(recursive=True), raylet):
@@ -101,9 +97,9 @@ def main() -> None:
             case ["drain", n, seconds]:
                 drain(cluster.address, nodes[int(n)].node_id, seconds)
         print(answer, flush=True)
-    for raylet in daemons:
-        raylet.kill()
     cluster.shutdown()
+    for process in processes(cluster.address):  # daemons, and what outlives a killed raylet
+        process.kill()
 
 
 if __name__ == "__main__":
