@@ -77,17 +77,17 @@ def trainers(node: Any) -> int:
 def main() -> None:
     head = {"node_ip_address": sys.argv[1]} if sys.argv[1:] else {}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **head})
-    nodes = [cluster.head_node]
-    print(cluster.address, flush=True)
+    nodes, address = [cluster.head_node], cluster.address
+    print(address, flush=True)
     for line in sys.stdin:
         answer = "done"
         match line.split():
             case ["add", cpus]:
                 nodes.append(cluster.add_node(num_cpus=int(cpus), wait=True))
             case ["blind", cpus, folder]:
-                blind(cluster.address, cpus, folder)
+                blind(address, cpus, folder)
             case ["far", cpus, namespace, ip]:
-                far(cluster.address, cpus, namespace, ip)
+                far(address, cpus, namespace, ip)
             case ["kill", n]:
                 raylet = raylet_of(nodes[int(n)])
                 for process in (*raylet.children(recursive=True), raylet):
@@ -95,10 +95,10 @@ def main() -> None:
             case ["trainers", n]:
                 answer = str(trainers(nodes[int(n)]))
             case ["drain", n, seconds]:
-                drain(cluster.address, nodes[int(n)].node_id, seconds)
+                drain(address, nodes[int(n)].node_id, seconds)
         print(answer, flush=True)
     cluster.shutdown()
-    for process in processes(cluster.address):  # daemons, and what outlives a killed raylet
+    for process in processes(address):  # daemons, and what outlives a killed raylet
         process.kill()
 
 
