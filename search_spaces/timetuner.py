@@ -13,7 +13,7 @@ from stepsearch.sampling.timetuner.samplers import SolverConfig
 from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 from stepsearch.search.trial import TrainerFacts
 
-Strategy = Literal["sequential", "parallel"]
+Strategy = Literal["sequential", "parallel", "end_to_end"]
 
 
 class TimeTunerSpace(SearchSpace):

@@ -17,6 +17,7 @@ from stepsearch.errors import UserError
 from stepsearch.evaluation.distances import frechet_distance, statistics
 from stepsearch.evaluation.judge import JudgeConfig, check_labels, pixel_features
 from stepsearch.sampling.timetuner import (
+    EndToEndConfig,
     GradientConfig,
     SolverConfig,
     Tuned,
@@ -46,6 +47,9 @@ class TimesConfig(Config):
     r: tuple[float, ...] = Field((), description="shifts, a share of the way to the neighbour's")
     sequential: float = Field(0.0, ge=0, le=1, description="share of the gradient's shifts, eq. 9")
     parallel: float = Field(0.0, ge=0, le=1, description="share of the gradient's shifts, eq. 11")
+    end_to_end: float = Field(
+        0.0, ge=0, le=1, description="share of the shifts by the distance of images to the data"
+    )
 
 
 class TimeTunerConfig(Config):
@@ -60,6 +64,7 @@ class TimeTunerConfig(Config):
     gradient: GradientConfig = Field(
         GradientConfig(), description="of the gradient's times; its strategy is that of `times`"
     )
+    end_to_end: EndToEndConfig = EndToEndConfig()
     score: Literal["frechet", "kid", "teacher"] = Field(
         "frechet", description="what trials are compared by; teacher: mean distance to its images"
     )

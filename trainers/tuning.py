@@ -19,6 +19,8 @@ from stepsearch.diffusion.datasets import AnyDataset
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import one_at_a_time
 from stepsearch.sampling.timetuner import (
+    EndToEndConfig,
+    GradientConfig,
     Network,
     ShiftedTimes,
     SolverConfig,
@@ -27,6 +29,7 @@ from stepsearch.sampling.timetuner import (
     evaluate,
     measure_gamma,
     tune,
+    tune_end_to_end,
 )
 from stepsearch.sampling.timetuner.shifts import in_order
 from stepsearch.sampling.timetuner.tuned_timesteps import fingerprint
@@ -39,8 +42,8 @@ if TYPE_CHECKING:
 
     from trainers.timetuner import TimeTunerConfig
 
-Strategy = Literal["sequential", "parallel"]
-STRATEGIES: tuple[Strategy, ...] = ("sequential", "parallel")
+Strategy = Literal["sequential", "parallel", "end_to_end"]
+STRATEGIES: tuple[Strategy, ...] = ("sequential", "parallel", "end_to_end")
 _ANALYTIC = ("analytic_ddim", "analytic_ddpm")
 _GAMMA_IMAGES = 512
 PICTURED = 36
@@ -109,14 +112,16 @@ class Solution:
 @lru_cache(maxsize=64)
 def solution(config: TimeTunerConfig, strategy: Strategy, device: str, cache: Path) -> Solution:
     """The gradient's times for a sampler, once a search: from `cache`, or found and kept there."""
-    gradient = config.gradient.model_copy(update={"strategy": strategy})
+    settings: GradientConfig | EndToEndConfig = config.end_to_end
+    if strategy != "end_to_end":
+        settings = config.gradient.model_copy(update={"strategy": strategy})
     at = bench(config.checkpoint, config.dataset, torch.device(device))
     key = {
         "denoiser": fingerprint(at.denoiser),
         "data": config.dataset.load().fingerprint,
         "sampler": config.sampler.model_dump(),
         "scope": config.tau_scope,
-        "gradient": gradient.model_dump(),
+        "gradient": settings.model_dump(),
         "device": device,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -125,7 +130,10 @@ def solution(config: TimeTunerConfig, strategy: Strategy, device: str, cache: Pa
         found = _read(file)
         if found is None:
             network = at.network(config.sampler, config.tau_scope)
-            tuned = tune(network, at.images, gradient)
+            if isinstance(settings, EndToEndConfig):
+                tuned = tune_end_to_end(network, at.images, settings)
+            else:
+                tuned = tune(network, at.images, settings)
             found = Solution(tuple(tuned.tau.tolist()), tuned.iterations)
             _write(file, found)
     return found

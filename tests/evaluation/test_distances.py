@@ -1,6 +1,8 @@
-"""Frechet distance and KID against closed forms, scipy and torchmetrics."""
+"""Frechet distance, KID and energy distance against closed forms, scipy and torchmetrics."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from stepsearch.errors import UserError
 from stepsearch.evaluation import Judge, frechet_distance, kid, statistics
+from stepsearch.evaluation.distances import energy_distance
 
 
 class Identity(nn.Module):
@@ -172,3 +175,30 @@ def test_a_set_that_fits_into_a_subset_is_used_whole(generator):
     real, fake = torch.randn(300, 4, generator=generator), torch.randn(50, 4, generator=generator)
     values = [kid(real, fake[torch.randperm(50)], subsets=3, subset_size=100) for _ in range(2)]
     assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+def test_energy_distance_of_two_normals_on_the_line_has_its_closed_form(generator):
+    """E|N(m, v)| = sqrt(2 v / pi) e^(-m^2 / 2v) + m erf(m / sqrt(2v)), three times."""
+    real, fake = (torch.randn(4000, 1, generator=generator) + shift for shift in (0, 1))
+    between = math.sqrt(4 / math.pi) * math.exp(-0.25) + math.erf(0.5)
+    expected = 2 * between - 2 * math.sqrt(4 / math.pi)
+    assert float(energy_distance(real, fake)) == pytest.approx(expected, abs=0.05)
+
+
+def test_energy_distance_of_equal_distributions_is_zero_on_average(generator):
+    sets = [[torch.randn(n, 3, generator=generator) for n in (20, 30)] for _ in range(300)]
+    found = torch.stack([energy_distance(*pair) for pair in sets])
+    assert abs(float(found.mean())) < 4 * float(found.std()) / math.sqrt(len(found))
+
+
+def test_the_gradient_of_an_energy_distance_leads_to_the_data_and_bears_equal_points(generator):
+    real = normal(generator, 50, 2, shift=3.0)
+    fake = torch.zeros(10, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(energy_distance(real, fake), fake)
+    assert gradient.isfinite().all()
+    assert (gradient < 0).all()
+
+
+def test_energy_distance_needs_two_samples_of_each(generator):
+    with pytest.raises(UserError, match=r"energy_distance: features must be \[n, d\] with n >= 2"):
+        energy_distance(normal(generator, 5, 2), normal(generator, 1, 2))

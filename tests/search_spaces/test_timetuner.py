@@ -146,7 +146,8 @@ def test_the_search_that_is_ready_to_run_has_room_for_proposals(facts: TrainerFa
         ({"gradient": ["parallel", "parallel"]},
          "timetuner.gradient must not repeat, got parallel, parallel"),
         ({"gradient": ["newton"]},
-         "timetuner.gradient[0] must be one of 'sequential' or 'parallel', got 'newton'"),
+         "timetuner.gradient[0] must be one of 'sequential', 'parallel' or 'end_to_end', "
+         "got 'newton'"),
         ({"samplers": []}, "timetuner.samplers must be a list of 1 or more, got []"),
         ({"samplers": [{}, {"num_steps": 10}]},
          "timetuner.samplers must be different cases, got ddim-trailing-10 twice"),

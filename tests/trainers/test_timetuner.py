@@ -20,7 +20,7 @@ from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from stepsearch.search.trial import Trial
 from trainers import TimeTunerConfig, trainer
 from trainers.drawing_trial import TIMES, run
-from trainers.tuning import bench, compared, solution
+from trainers.tuning import STRATEGIES, bench, compared, solution
 
 QUICK = {"iterations": 2, "batches": 2, "held_out": 1, "batch_size": 8, "check_every": 1}
 MOVED = {"r": (0.1, 0.2, -0.1, 0.3)}
@@ -53,6 +53,7 @@ def config(saved_pipeline: Path) -> Callable[..., TimeTunerConfig]:
                 "checkpoint": {"kind": "folder", "path": str(saved_pipeline)},
                 "sampler": {"num_steps": 4},
                 "gradient": QUICK,
+                "end_to_end": {"iterations": 2, "batch_size": 8, "real": 16, "held_out": 16},
                 "judge": {"samples": 32, "classifier": {"budget": 1000}},
             }
             | fields,
@@ -116,7 +117,7 @@ def test_shifts_are_told_and_the_denoiser_stays_loaded(config: Any, trial: Any) 
     )
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "parallel"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_share_of_the_gradients_shifts_is_found_once_and_kept(
     config: Any, trial: Any, strategy: Any, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Distances between two sets of feature vectors: Frechet distance and kernel distance (KID)."""
+"""Distances between two sets of feature vectors: Frechet, kernel (KID) and energy distance."""
 
 from __future__ import annotations
 
@@ -95,6 +95,17 @@ def _mean_within(x: Tensor) -> Tensor:
 def _cubes(gram: Tensor) -> Tensor:
     """The sum of k(x, y) = (x . y / d + 1)^3 over a matrix of (x . y / d + 1)."""
     return torch.dot(gram.square().flatten(), gram.flatten())
+
+
+def energy_distance(real: Tensor, fake: Tensor) -> Tensor:
+    """2 E|x - y| - E|x - x'| - E|y - y'| (Szekely & Rizzo 2013) of [m, d] and [n, d], a scalar.
+
+    0 only for equal distributions. Unbiased, so a little below 0 at times; differentiable. Raises
+    UserError for fewer than 2 samples.
+    """
+    real, fake = _matrix(real, "energy_distance"), _matrix(fake, "energy_distance")
+    within = [torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (real, fake)]
+    return 2 * torch.cdist(real, fake).mean() - within[0] - within[1]
 
 
 def _matrix(features: Tensor, where: str) -> Tensor:

@@ -30,6 +30,7 @@ class Continuous:
     grid: Tensor
     """[K + 1], the last is where sampling ends."""
     noisiest = (float(alpha(1.0)), float(sigma(1.0)))
+    top = 1.0
 
     @property
     def times(self) -> Tensor:

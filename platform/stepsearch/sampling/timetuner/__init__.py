@@ -2,6 +2,7 @@
 
 from stepsearch.sampling.timetuner.analytic import measure_gamma
 from stepsearch.sampling.timetuner.draw import Verdict, compare, draw, gap_to
+from stepsearch.sampling.timetuner.end_to_end import EndToEndConfig, tune_end_to_end
 from stepsearch.sampling.timetuner.export import write_tuned
 from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses, tune, tune_slot
 from stepsearch.sampling.timetuner.network import Network, check_times, evaluate, guided
@@ -13,6 +14,7 @@ from stepsearch.sampling.timetuner.tuned_file import TunedFile, load_tuned
 __all__ = [
     "KINDS",
     "TRAJECTORIES",
+    "EndToEndConfig",
     "GradientConfig",
     "Network",
     "ShiftedTimes",
@@ -31,6 +33,7 @@ __all__ = [
     "losses",
     "measure_gamma",
     "tune",
+    "tune_end_to_end",
     "tune_slot",
     "write_tuned",
 ]

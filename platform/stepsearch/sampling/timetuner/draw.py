@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from stepsearch.diffusion.seeds import generator
 from stepsearch.errors import Diverged, UserError
 from stepsearch.sampling.timetuner.network import Network
+from stepsearch.sampling.timetuner.solver import Noise
 
 
 @torch.no_grad()
@@ -37,19 +39,28 @@ def draw(
     for low in range(first, first + n, batch_size):
         noise = [generator("image", seed, i) for i in range(low, min(low + batch_size, first + n))]
         x = randn_tensor((len(noise), *shape), generator=noise, device=torch.device(device))
-        batches.append(_sample(network, tau, x, noise).clamp(-1, 1).cpu())
+        batches.append(sample(network, tau, x, noise).clamp(-1, 1).cpu())
     images = torch.cat(batches)
     if not images.isfinite().all():
         raise Diverged("images drawn with this tau have NaN or infinite pixels")
     return images
 
 
-def _sample(network: Network, tau: Tensor, x: Tensor, noise: list[torch.Generator]) -> Tensor:
-    """Run the solver from x ~ N(0, I)."""
+def sample(
+    network: Network, tau: Tensor, x: Tensor, noise: Noise, *, recompute: bool = False
+) -> Tensor:
+    """Run the solver from x ~ N(0, I), [N, C, H, W]; differentiable in tau.
+
+    With `recompute` the way back evaluates the network again, which takes less memory.
+    """
     solver = network.solver
     state = solver.start(x)
     for slot in range(solver.nfe):
-        output = network.output(slot, solver.look(state), tau[slot])
+        seen = solver.look(state)
+        if recompute:
+            output = checkpoint(network.output, slot, seen, tau[slot], use_reentrant=False)
+        else:
+            output = network.output(slot, seen, tau[slot])
         state = solver.advance(state, output, noise)
     return state.x
 

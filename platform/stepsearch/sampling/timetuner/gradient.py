@@ -53,9 +53,11 @@ class Tuned:
     loss: tuple[float, ...]
     """[S], of tau."""
     loss_untuned: tuple[float, ...]
-    """[S], of the nominal times; never below `loss`."""
+    """[S], of the nominal times; never below `loss` where that is what was lowered."""
     iterations: tuple[int, ...]
     """[S], Adam's steps; 0 for a slot that is not tuned."""
+    distance: tuple[float, float] | None = None
+    """Where it was lowered, the energy distance of images to the data's, untuned and tuned."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,27 +24,29 @@ class ShiftedTimes:
         t = np.asarray(times, dtype=np.float64)
         different = np.unique(np.append(t, [min(end, t[-1]), max(top, t[0])]))
         at = np.searchsorted(different, t)
-        self.t = t
-        self._down = t - different[np.maximum(at - 1, 0)]
-        self._up = different[np.minimum(at + 1, len(different) - 1)] - t
+        self.t, self.top = t, top
+        self.down: FloatArray = t - different[np.maximum(at - 1, 0)]
+        """[S], how far it is to the next evaluation's time."""
+        self.up: FloatArray = different[np.minimum(at + 1, len(different) - 1)] - t
+        """[S], how far it is to the time of the one before."""
 
     @property
     def free(self) -> list[int]:
         """The slots that can be told an earlier time."""
-        return [int(k) for k in np.flatnonzero(self._down > 0)]
+        return [int(k) for k in np.flatnonzero(self.down > 0)]
 
     def times(self, r: Sequence[float]) -> FloatArray:
         """tau [S]. Raises UserError for another number of shifts."""
         if len(r) != len(self.t):
             raise UserError(f"times.r must have {len(self.t)} numbers, got {len(r)}")
         shifts = np.asarray(r, dtype=np.float64)
-        tau: FloatArray = self.t - shifts * np.where(shifts >= 0, self._down, self._up)
+        tau: FloatArray = self.t - shifts * np.where(shifts >= 0, self.down, self.up)
         return tau
 
     def shifts(self, tau: Sequence[float]) -> FloatArray:
         """The r [S] that stand for tau; 0 where there is no room to move."""
         moved = self.t - np.asarray(tau, dtype=np.float64)
-        room = np.where(moved >= 0, self._down, self._up)
+        room = np.where(moved >= 0, self.down, self.up)
         r: FloatArray = np.divide(moved, room, out=np.zeros_like(moved), where=room > 0)
         return r
 

@@ -94,7 +94,7 @@ class Solver:
     @property
     def noisiest(self) -> tuple[float, float]:
         """alpha and sigma of the process's last timestep, from about which sampling starts."""
-        alpha, sigma = self.scales_at(torch.tensor(len(self._log_sigma) - 1.0))
+        alpha, sigma = self.scales_at(torch.tensor(self.top))
         return float(alpha), float(sigma)
 
     @property
@@ -102,13 +102,18 @@ class Solver:
         """The time that the network is told after the last step: the least noisy one."""
         return torch.zeros(())
 
+    @property
+    def top(self) -> float:
+        """The noisiest timestep."""
+        return len(self._log_sigma) - 1.0
+
     def told(self, slot: int, rho: Tensor) -> Tensor:
         """tau for the ratio rho of the continuous time (t + 1) / T; exactly t for rho = 1.
 
         Never below the least noisy timestep, nor above the noisiest.
         """
         t = self.times[slot].to(rho)
-        return (t + (rho - 1) * (t + 1)).clamp(0, len(self._log_sigma) - 1)
+        return (t + (rho - 1) * (t + 1)).clamp(0, self.top)
 
     def start(self, x: Tensor) -> State:
         """From x [N, C, H, W], about N(0, I)."""

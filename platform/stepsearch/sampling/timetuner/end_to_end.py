@@ -1,0 +1,142 @@
+"""tau from the images themselves: the gradient of their distance to the data's, through all steps.
+
+Eq. 9 and 11 look at one step and at how well it keeps the noise that the network sees. Here all
+slots move together, towards images that are distributed like the data's. (Watson et al. 2022,
+arXiv 2202.05830, move a sampler's coefficients in this way, by a kernel distance.)
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from stepsearch.config import Config
+from stepsearch.diffusion.seeds import generator
+from stepsearch.errors import UserError
+from stepsearch.evaluation.distances import energy_distance
+from stepsearch.sampling.timetuner.draw import sample
+from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses
+from stepsearch.sampling.timetuner.network import Network
+from stepsearch.sampling.timetuner.shifts import ShiftedTimes, in_order
+
+
+class EndToEndConfig(Config):
+    """Adam on the shifts r of all slots (see `ShiftedTimes`); its rate falls by half a cosine."""
+
+    iterations: int = Field(default=120, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    """Of r, where 1 is the way to the next slot's time."""
+    r: tuple[float, float] = (-1.0, 1.5)
+    """Where the shifts may be."""
+    batch_size: int = Field(default=64, ge=2)
+    """Images drawn for one gradient."""
+    real: int = Field(default=512, ge=2)
+    """Images of the data that they are compared with, drawn anew each time."""
+    held_out: int = Field(default=1024, ge=2)
+    """Images, from other noise, on which the times are compared with the untuned ones."""
+    tune_last: bool = False
+    """Tune the last slot too: closer to the data still, with a little more static."""
+    recompute: bool = False
+    """Evaluate the network again on the way back instead of keeping what every slot computed:
+    the memory of one evaluation instead of all, for a third more time."""
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("r")
+    @classmethod
+    def _holds_the_untuned(cls, r: tuple[float, float]) -> tuple[float, float]:
+        if not r[0] < 0 < r[1]:
+            raise ValueError(
+                f"r must be a range with 0, untuned, inside, got ({r[0]:g}, {r[1]:g})"
+            )
+        return r
+
+
+def tune_end_to_end(network: Network, images: Tensor, config: EndToEndConfig) -> Tuned:
+    """tau for every slot of the network's solver, from clean images [n, C, H, W].
+
+    Lowers the energy distance, in pixels, between images that are drawn and the given ones. The
+    result is the mean of the second half of the iterations, in the order of t; or the untuned
+    times, if it is no closer on held-out noise. The losses of the result are those of eq. 9, which
+    are not lowered here. Raises UserError for fewer than two images.
+    """
+    if len(images) < 2:
+        raise UserError(f"images must be at least two to tune on, got {len(images)}")
+    nominal = network.solver.times
+    at = ShiftedTimes(nominal.tolist(), float(network.solver.end), network.solver.top)
+    r = _adam(network, at, images, config)
+    tau = torch.tensor(in_order(at.times(r.tolist())).clip(0, at.top), dtype=torch.float32)
+    untuned, found = (_held_out(network, times, images, config) for times in (nominal, tau))
+    iterations = config.iterations
+    if not found < untuned:
+        tau, found, iterations = nominal.clone(), untuned, 0
+    before, after = (losses(network, times, images, GradientConfig()) for times in (nominal, tau))
+    free = _free(at, config)
+    taken = tuple(iterations if slot in free else 0 for slot in range(len(tau)))
+    return Tuned(tau, nominal.clone(), tuple(after), tuple(before), taken, (untuned, found))
+
+
+def _free(at: ShiftedTimes, config: EndToEndConfig) -> list[int]:
+    return [slot for slot in at.free if config.tune_last or slot < len(at.t) - 1]
+
+
+def _adam(network: Network, at: ShiftedTimes, images: Tensor, config: EndToEndConfig) -> Tensor:
+    """The mean shifts [S] of the second half of the iterations."""
+    t, down, up = (torch.tensor(v, dtype=torch.float32) for v in (at.t, at.down, at.up))
+    fixed = torch.ones(len(t), dtype=torch.bool)
+    fixed[_free(at, config)] = False
+    r = torch.zeros(len(t), requires_grad=True)
+    optimizer = torch.optim.Adam([r], lr=config.lr, betas=(0.9, 0.95))
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, config.iterations, eta_min=config.lr / 10
+    )
+    first, total = config.iterations // 2, torch.zeros(len(t))
+    for i in range(config.iterations):
+        tau = (t - r * torch.where(r >= 0, down, up)).clamp(0, at.top)
+        (r.grad,) = torch.autograd.grad(_distance(network, tau, images, i, config), r)
+        optimizer.step()
+        falling.step()
+        with torch.no_grad():
+            r.clamp_(*config.r)[fixed] = 0
+        if i >= first:
+            total += r.detach()
+    return total / (config.iterations - first)
+
+
+def _distance(
+    network: Network, tau: Tensor, images: Tensor, index: int, config: EndToEndConfig
+) -> Tensor:
+    """Of one batch; its noise and the images depend on (seed, index) only."""
+    chance = generator("end to end", config.seed, index)
+    real = images[torch.randint(len(images), (config.real,), generator=chance).to(images.device)]
+    drawn = _draw(network, tau, images, config.batch_size, chance, recompute=config.recompute)
+    return energy_distance(real.flatten(1), drawn.flatten(1))
+
+
+def _draw(
+    network: Network,
+    tau: Tensor,
+    images: Tensor,
+    n: int,
+    chance: torch.Generator,
+    *,
+    recompute: bool = False,
+) -> Tensor:
+    """n images like those given, in a batch."""
+    x = torch.randn((n, *images.shape[1:]), generator=chance).to(images)
+    drawn = sample(network, tau.to(x.device), x, chance, recompute=recompute)
+    return drawn.clamp(-1, 1)
+
+
+@torch.no_grad()
+def _held_out(network: Network, tau: Tensor, images: Tensor, config: EndToEndConfig) -> float:
+    drawn = []
+    for first in range(0, config.held_out, config.batch_size):
+        n = min(config.batch_size, config.held_out - first)
+        chance = generator("end to end, held out", config.seed, first)
+        drawn.append(_draw(network, tau, images, n, chance))
+    chance = generator("end to end, held out", config.seed)
+    order = torch.randperm(len(images), generator=chance)[: 4 * config.real]
+    return float(
+        energy_distance(images[order.to(images.device)].flatten(1), torch.cat(drawn).flatten(1))
+    )
