@@ -33,7 +33,7 @@ class TimeTunerSpace(SearchSpace):
     )
     r: Annotated[Range, bounds(-1, 1, baseline=0)] = (-0.2, 0.75)
     """Below 0 a slot is told more noise. Less than 1 wide, so that tau keeps its order."""
-    gradient: tuple[Strategy, ...] = ("sequential",)
+    gradient: tuple[Strategy, ...] = ("end_to_end",)
     """Whose shares are searched and whose solution is tried first; none: without gradients."""
     tune_last: bool = True
     """Move the last slot, too."""

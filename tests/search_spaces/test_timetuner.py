@@ -74,10 +74,10 @@ def test_the_gradient_and_the_midpoints_come_next(facts: TrainerFacts) -> None:
     member = space(SINGLE)
     untuned, gradient, midpoints = member.fixed(facts)
     assert untuned.params == {
-        "case": "ddim-trailing-5", "r0": 0, "r1": 0, "r2": 0, "r3": 0, "r4": 0, "sequential": 0,
+        "case": "ddim-trailing-5", "r0": 0, "r1": 0, "r2": 0, "r3": 0, "r4": 0, "end_to_end": 0,
     }  # fmt: skip
     _, times = build(member, gradient, facts)
-    assert (times.sequential, any(times.r)) == (1, False)
+    assert (times.end_to_end, any(times.r)) == (1, False)
     assert tau(*build(member, midpoints, facts)).tolist() == [899, 699, 499, 299, 99.5]
     without = space(SINGLE | {"r": [-0.2, 0.4], "gradient": []})
     assert [p.label for p in without.fixed(facts)] == ["untuned ddim-trailing-5"]
@@ -131,7 +131,7 @@ def test_the_search_that_is_ready_to_run_has_room_for_proposals(facts: TrainerFa
     config = run_search.load(file, [])
     config.space.check(facts)
     assert list(config.space.cases) == ["ddim-trailing-clip-5", "ddim-trailing-clip-10"]
-    assert len(config.space.fixed(facts)) == 6 < config.budget.trials
+    assert len(config.space.fixed(facts)) == 8 < config.budget.trials
     assert config.budget.milestones() == (1000,)
     assert config.trainer.checkpoint.name == "speed-digits"
 

@@ -50,8 +50,9 @@ def config(saved_pipeline: Path, tmp_path: Path) -> SearchConfig:
             f"trainer.checkpoint={checkpoint}",
             "space.num_steps=[2, 4]",
             "trainer.gradient={iterations: 2, batches: 2, held_out: 1, batch_size: 8}",
+            "trainer.end_to_end={iterations: 2, batch_size: 8, real: 16, held_out: 16}",
             "trainer.judge={samples: 32, classifier: {budget: 1000}}",
-            "budget.trials=8",
+            "budget.trials=10",
             "budget.images=32",
             "finalists.seeds=2",
         ],
@@ -100,6 +101,7 @@ def test_the_plan_shows_what_is_tried_first(config: SearchConfig) -> None:
     assert "untuned ddim-trailing-clip-2" in page
     assert "999 -> 999" in page
     assert "1 of gradient-sequential" in page
+    assert "1 of gradient-end_to_end" in page
     assert "fd_digits_ratio, minimized" in page
     assert "2 proposals" in page
     assert not config.folder.exists()
@@ -109,7 +111,7 @@ def test_a_search_compares_all_cases_with_their_untuned_times(
     searched: SearchResult, tmp_path: Path
 ) -> None:
     board = {row.number: row for row in searched.leaderboard.rows}
-    assert len(board) == 8
+    assert len(board) == 10
     assert board[0].role == "baseline"
     assert board[0].label == "untuned ddim-trailing-clip-2"
     assert board[1].label == "untuned ddim-trailing-clip-4"
