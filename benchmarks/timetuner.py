@@ -17,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -109,7 +110,9 @@ def _search(network: Network, images: Tensor, start: Tensor, sampler: str, trial
             seed=0, sigma0=0.3, x0={f"r{slot}": 0.0 for slot in free}
         ),
     }
-    study = optuna.create_study(sampler=by[sampler]())
+    with warnings.catch_warnings():  # Optuna deprecates the width of the first steps
+        warnings.simplefilter("ignore", FutureWarning)
+        study = optuna.create_study(sampler=by[sampler]())
     study.enqueue_trial({f"r{slot}": 0.0 for slot in free})
     study.optimize(distance, n_trials=trials)
     return times(study.best_params)
