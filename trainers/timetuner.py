@@ -65,8 +65,10 @@ class TimeTunerConfig(Config):
         GradientConfig(), description="of the gradient's times; its strategy is that of `times`"
     )
     end_to_end: EndToEndConfig = EndToEndConfig()
-    score: Literal["frechet", "kid", "teacher"] = Field(
-        "frechet", description="what trials are compared by; teacher: mean distance to its images"
+    score: Literal["frechet", "kid", "energy", "teacher"] = Field(
+        "energy",
+        description="what trials are compared by; energy: the energy distance of pixels to the "
+        "data's; frechet, kid: by the judge; teacher: the mean distance to its images",
     )
     teacher: SolverConfig = SolverConfig(num_steps=100)
     judge: JudgeConfig = JudgeConfig()
@@ -78,8 +80,8 @@ class TimeTunerConfig(Config):
                 raise ValueError(f"{name} must be another than cm, which has levels of its own")
             if self.score == "teacher" and sampler.stochastic:
                 raise ValueError(
-                    f"score must be frechet or kid for {sampler.kind}, whose steps add noise, "
-                    "got 'teacher'"
+                    f"score must be frechet, kid or energy for {sampler.kind}, whose steps add "
+                    "noise, got 'teacher'"
                 )
         return self
 
@@ -98,7 +100,8 @@ class TimeTunerConfig(Config):
     def primary(self) -> str:
         """The score that trials are compared by."""
         name = self.dataset.load().name
-        return {"frechet": f"fd_{name}", "kid": f"kid_{name}", "teacher": "gap"}[self.score]
+        judged = {"frechet": f"fd_{name}", "kid": f"kid_{name}"}
+        return (judged | {"energy": "energy", "teacher": "gap"})[self.score]
 
     @property
     def untuned(self) -> TimeTunerConfig:
@@ -117,11 +120,11 @@ class TimeTunerConfig(Config):
                 "more lanes try more times at once"
             )
         data, T = self.dataset.load(), len(look(self.checkpoint).alpha_bar)
-        if self.score != "teacher":
+        if self.score in ("frechet", "kid"):
             try:
                 check_labels(data.name, data.train_labels, data.held_out_labels)
             except UserError as error:
-                raise UserError(f"{error}, or take score teacher") from None
+                raise UserError(f"{error}, or take score energy") from None
         self.sampler.check(T)
         self._shifted()
         if self.score == "teacher":

@@ -18,6 +18,8 @@ from torch import Tensor
 from stepsearch.diffusion.datasets import AnyDataset
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import one_at_a_time
+from stepsearch.evaluation.distances import energy_distance
+from stepsearch.evaluation.judge import pixel_features
 from stepsearch.sampling.timetuner import (
     EndToEndConfig,
     GradientConfig,
@@ -46,6 +48,8 @@ Strategy = Literal["sequential", "parallel", "end_to_end"]
 STRATEGIES: tuple[Strategy, ...] = ("sequential", "parallel", "end_to_end")
 _ANALYTIC = ("analytic_ddim", "analytic_ddpm")
 _GAMMA_IMAGES = 512
+_ENERGY_IMAGES = 4096
+"""Of the data, at most."""
 PICTURED = 36
 
 
@@ -173,10 +177,16 @@ def told(config: TimeTunerConfig, network: Network, device: str, cache: Path) ->
 def scores(
     config: TimeTunerConfig, images: Tensor, seed: int, device: str, cache: Path
 ) -> dict[str, float]:
-    """Of images 0 ... n - 1 of a seed: the judge's scores, or the distance to the teacher's."""
+    """Of images 0 ... n - 1 of a seed: the judge's scores, the distance to the data's or to the
+    teacher's."""
     found: dict[str, float] = {}
     if config.judges:
         found |= judge_of(config.judge, config.dataset, cache).score(images)
+    if config.score == "energy":
+        real = config.dataset.load().train
+        some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
+        pixels = map(pixel_features, (real[some[:_ENERGY_IMAGES]], images))
+        found["energy"] = float(energy_distance(*pixels))
     if config.score == "teacher":
         wanted = _teacher(config.untuned, seed, len(images), device)
         found["gap"] = float((images - wanted).flatten(1).norm(dim=1).mean())
@@ -221,7 +231,8 @@ def compared(
 
     Raises Diverged where a ratio means nothing.
     """
-    names = [config.primary] + ["pixel_fd"] * config.judges
+    judged = (f"fd_{config.dataset.load().name}", "pixel_fd") if config.judges else ()
+    names = dict.fromkeys((config.primary, *judged))
     if reference[config.primary] <= 0:
         raise Diverged(
             f"{config.primary} of the untuned times must be above 0 to be compared with, "

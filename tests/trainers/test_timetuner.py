@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from stepsearch.errors import Diverged, UserError
+from stepsearch.evaluation.distances import energy_distance
 from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from stepsearch.search.trial import Trial
@@ -52,6 +53,7 @@ def config(saved_pipeline: Path) -> Callable[..., TimeTunerConfig]:
             **{
                 "checkpoint": {"kind": "folder", "path": str(saved_pipeline)},
                 "sampler": {"num_steps": 4},
+                "score": "frechet",
                 "gradient": QUICK,
                 "end_to_end": {"iterations": 2, "batch_size": 8, "real": 16, "held_out": 16},
                 "judge": {"samples": 32, "classifier": {"budget": 1000}},
@@ -152,15 +154,44 @@ def test_a_trial_stops_between_its_images(config: Any, trial: Any) -> None:
     assert listener.heard == []
 
 
-def test_the_distance_to_a_teacher_needs_no_labels(
-    config: Any, trial: Any, tmp_path: Path
-) -> None:
+@pytest.fixture
+def unsorted(tmp_path: Path) -> dict[str, Any]:
+    """A data set without labels."""
     images = tmp_path / "unsorted"
     images.mkdir()
     for index in range(10):
         pixels = np.random.default_rng(index).integers(0, 255, (8, 8), dtype=np.uint8)
         Image.fromarray(pixels).save(images / f"{index}.png")
-    unsorted = {"kind": "images", "path": str(images), "size": 8, "channels": 1}
+    return {"kind": "images", "path": str(images), "size": 8, "channels": 1}
+
+
+def test_the_energy_distance_needs_no_labels_and_is_that_of_the_images(
+    config: Any, trial: Any, unsorted: Any
+) -> None:
+    energy = {"dataset": unsorted, "score": "energy"}
+    config(**energy).check(workers=1)
+    assert config(**energy).objective() == "energy_ratio"
+    random_steps = {"sampler": {"kind": "ddpm", "num_steps": 4}}
+    config(**energy, **random_steps).check(workers=1)
+    made = trial(config(**energy, times=MOVED))
+    (metrics,) = heard(made)
+    assert set(metrics) == {"images_seen", "nfe", "energy", "energy_ratio"}
+    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    network = at.network(made.config.sampler, "embedding")
+    tau = torch.tensor(json.loads((made.folder / TIMES).read_text())["tau"])
+    drawn = draw(network, tau, 32, shape=(1, 8, 8), seed=0)
+    expected = energy_distance(at.images.flatten(1), drawn.flatten(1))
+    assert metrics["energy"] == pytest.approx(float(expected))
+
+
+def test_the_judge_is_asked_too_where_there_are_labels(config: Any, trial: Any) -> None:
+    (metrics,) = heard(trial(config(score="energy", times=MOVED)))
+    assert metrics.keys() >= {"energy_ratio", "fd_digits_ratio", "pixel_fd_ratio"}
+
+
+def test_the_distance_to_a_teacher_needs_no_labels(
+    config: Any, trial: Any, unsorted: Any, tmp_path: Path
+) -> None:
     teacher = {"dataset": unsorted, "score": "teacher", "teacher": {"num_steps": 10}}
     made = config(**teacher)
     made.check(workers=1)
@@ -281,9 +312,10 @@ def test_what_does_not_fit_is_refused_with_one_line(config: Any, fields: Any, li
         ({"sampler": {"kind": "cm"}},
          "trainer.sampler must be another than cm, which has levels of its own"),
         ({"sampler": {"kind": "ddpm"}, "score": "teacher"},
-         "trainer.score must be frechet or kid for ddpm, whose steps add noise, got 'teacher'"),
+         "trainer.score must be frechet, kid or energy for ddpm, whose steps add noise, "
+         "got 'teacher'"),
         ({"score": "fid"},
-         "trainer.score must be one of 'frechet', 'kid' or 'teacher', got 'fid'"),
+         "trainer.score must be one of 'frechet', 'kid', 'energy' or 'teacher', got 'fid'"),
         ({"times": {"sequential": 1.5}}, "trainer.times.sequential must be at most 1, got 1.5"),
         ({"times": {"parallel": -1}}, "trainer.times.parallel must be at least 0, got -1"),
         ({"times": {"end_to_end": 2}}, "trainer.times.end_to_end must be at most 1, got 2"),
@@ -308,7 +340,7 @@ def test_several_workers_and_missing_labels_are_refused(config: Any, tmp_path: P
             tmp_path / f"{index}.png"
         )
     unsorted = {"kind": "images", "path": str(tmp_path), "size": 8, "channels": 1}
-    with pytest.raises(UserError, match=r"has no labels.*, or take score teacher$"):
+    with pytest.raises(UserError, match=r"has no labels.*, or take score energy$"):
         config(dataset=unsorted).check(workers=1)
     colour = {"kind": "images", "path": str(tmp_path), "size": 8}
     message = (

@@ -102,7 +102,7 @@ def test_the_plan_shows_what_is_tried_first(config: SearchConfig) -> None:
     assert "999 -> 999" in page
     assert "1 of gradient-sequential" in page
     assert "1 of gradient-end_to_end" in page
-    assert "fd_digits_ratio, minimized" in page
+    assert "energy_ratio, minimized" in page
     assert "2 proposals" in page
     assert not config.folder.exists()
 
