@@ -21,9 +21,9 @@ def test_the_guide_tunes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     for long, short in (
         ("38_400", "640"),
-        ("GradientConfig()", "GradientConfig(iterations=2, batches=2, held_out=1)"),
+        (" EndToEndConfig()", " EndToEndConfig(iterations=2, batch_size=8, real=16, held_out=16)"),
         ("[1, 2, 3], 256", "[1, 2], 4"),
-        ("num_steps=100", "num_steps=10"),
+        ("tuned, verdict)", "tuned, verdict, force=True)"),
     ):
         assert long in first
         first = first.replace(long, short)
