@@ -57,7 +57,7 @@ TRIALS, IMAGES, MORE = 40, 512, 15
 """Of the black-box searches; those that follow the gradient in the hybrid."""
 SAMPLERS = {
     "ddim": SolverConfig(clip_sample=True),
-    "ddim quadratic": SolverConfig(trajectory="quadratic", clip_sample=True),
+    "ddim quadratic": SolverConfig(trajectory="quadratic"),
     "ddpm": SolverConfig(kind="ddpm", clip_sample=True),
     "euler": SolverConfig(kind="euler"),
     "heun": SolverConfig(kind="heun", trajectory="edm"),
