@@ -69,7 +69,7 @@ class FamiliesSpace(SearchSpace):
         tables = [searched(kind, f"{kind}.") for kind in chosen if kind in FAMILIES]
         others = [name for kind in chosen if kind in LEARNED for name in _names(kind)]
         check_ranges(ranges, {k: v for table in tables for k, v in table.items()}, others)
-        for kind in LEARNED.keys() & set(chosen):
+        for kind in (kind for kind in LEARNED if kind in chosen):
             _learned(kind, ranges)
         return ranges
 

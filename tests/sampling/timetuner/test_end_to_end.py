@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from stepsearch.config import parse
-from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.evaluation.distances import frechet_distance, statistics
@@ -22,21 +21,12 @@ from stepsearch.sampling.timetuner import (
     tune_end_to_end,
 )
 from stepsearch.sampling.timetuner.draw import sample
+from tests.sampling.timetuner.conftest import SOLVERS
 from tests.sampling.timetuner.exact import DIGITS, Continuous, digits, gaussian
 
 FIVE = torch.tensor([1, 0.8002, 0.6004, 0.4006, 0.2008, 0.001], dtype=torch.float64)
 TEN = torch.linspace(1, 1e-3, 11, dtype=torch.float64)
 SMALL: dict[str, Any] = {"iterations": 4, "batch_size": 8, "real": 64, "held_out": 64}
-# a kind and a trajectory that it runs
-SOLVERS = {
-    "ddim": "trailing",
-    "ddpm": "quadratic",
-    "euler": "leading",
-    "heun": "edm",
-    "dpm_solver_2": "log_snr",
-    "dpmpp_2m": "leading_1",
-    "unipc": "linspace",
-}
 
 
 def drawn(network: Network, tau: Tensor, n: int, d: int) -> Tensor:
@@ -87,11 +77,6 @@ def test_what_is_not_finite_leaves_the_times_untuned() -> None:
     broken = Network(lambda x, t, nominal: x * t * float("nan"), Continuous(FIVE))
     tuned = tune_end_to_end(broken, DIGITS, EndToEndConfig(**SMALL))
     assert torch.equal(tuned.tau, FIVE[:-1])
-
-
-@pytest.fixture(scope="module")
-def denoiser() -> Any:
-    return UNetConfig(channels=(8, 16)).build((1, 8, 8), seed=0).eval()
 
 
 def tuned_unet(denoiser: Any, kind: Any) -> Tuned:

@@ -8,25 +8,15 @@ import pytest
 import torch
 
 from stepsearch.config import parse
-from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import GradientConfig, Network, SolverConfig, evaluate, tune
 from stepsearch.sampling.timetuner.gradient import Tuned
+from tests.sampling.timetuner.conftest import SOLVERS
 from tests.sampling.timetuner.exact import DIGITS, Continuous, digits, gaussian
 
 GRID = torch.tensor([1, 0.8002, 0.6004, 0.4006, 0.2008, 0.001], dtype=torch.float64)
 SMALL = {"iterations": 6, "check_every": 3, "batch_size": 4, "batches": 2, "held_out": 1}
-# a kind and a trajectory that it runs
-SOLVERS = {
-    "ddim": "trailing",
-    "ddpm": "quadratic",
-    "euler": "leading",
-    "heun": "edm",
-    "dpm_solver_2": "log_snr",
-    "dpmpp_2m": "leading_1",
-    "unipc": "linspace",
-}
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "parallel"])
@@ -58,11 +48,6 @@ def test_a_loss_that_is_not_finite_leaves_every_slot_untuned() -> None:
     broken = Network(lambda x, t, nominal: x * t * float("nan"), Continuous(GRID))
     tuned = tune(broken, DIGITS, GradientConfig(**SMALL))
     assert torch.equal(tuned.tau, GRID[:-1])
-
-
-@pytest.fixture(scope="module")
-def denoiser() -> Any:
-    return UNetConfig(channels=(8, 16)).build((1, 8, 8), seed=0).eval()
 
 
 def tuned_unet(denoiser: Any, kind: Any, target: str = "epsilon", **fields: Any) -> Tuned:
