@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from stepsearch.commands import launching, looking, preparing, subject
+from stepsearch.commands import data, launching, looking, preparing, subject
 from stepsearch.commands.options import examples
 from stepsearch.commands.reading import Reader, recorded
 
@@ -66,7 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (launching, preparing, looking, subject):
+for part in (launching, preparing, looking, subject, data):
     app.add_typer(part.app)
 
 

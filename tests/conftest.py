@@ -1,5 +1,5 @@
 """What tests of several folders share, once for the whole run: a small Ray cluster, a PostgreSQL
-server and an MLflow server that can be killed and started again."""
+server and an MLflow server that can be killed and started again; and photographs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from stepsearch import cluster
 from stepsearch.tracking import TrackingConfig, ui_command
@@ -206,3 +208,14 @@ def store(s3_server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     s3_server.enter(monkeypatch, tmp_path / "machine")
     s3_server.empty()
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Image.Image]:
+    """20 different patches, 90 wide and 60 high, of scikit-learn's photographs."""
+    return [
+        Image.fromarray(photograph[top : top + 60, left : left + 90])
+        for photograph in load_sample_images().images
+        for top in (0, 120)
+        for left in range(0, 450, 90)
+    ]

@@ -18,7 +18,7 @@ from PIL import Image
 
 import run_search
 from stepsearch.diffusion.checkpoints import read_checkpoint
-from stepsearch.diffusion.datasets import ImageFolderConfig
+from stepsearch.diffusion.datasets import ImagesConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.bundle import load_strategy
 from stepsearch.search.files import MAX_BYTES, assignments, read_yaml, to_yaml
@@ -166,8 +166,8 @@ def test_a_checkpoint_holds_a_mapping(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "list.pt")
 
 
-def dataset(path: Path) -> ImageFolderConfig:
-    return ImageFolderConfig(path=path, size=8, held_out=0.5)
+def dataset(path: Path) -> ImagesConfig:
+    return ImagesConfig(path=path, size=8, held_out=0.5)
 
 
 @pytest.fixture

@@ -45,13 +45,13 @@ class S3Url(str):
     """`s3://bucket/prefix`, checked and without a slash at its end."""
 
     @classmethod
-    def parse(cls, text: str) -> S3Url:
+    def parse(cls, text: str, field: str = "storage") -> S3Url:
         """Raises ValueError, which shows no more of a wrong address than its scheme."""
         match = _ADDRESS.fullmatch(text)
         if match is None:
             scheme = text.partition("://")[0]
             raise ValueError(
-                "storage must be a folder or s3://bucket/prefix, without credentials "
+                f"{field} must be a folder or s3://bucket/prefix, without credentials "
                 "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws hold them; "
                 f"AWS_ENDPOINT_URL names another server than Amazon's), got '{scheme[:20]}://...'"
             )
@@ -66,6 +66,11 @@ class S3Url(str):
         """Empty, or with a slash at its end."""
         path = "/".join(self.split("/")[3:])
         return f"{path}/" if path else ""
+
+    @property
+    def parent(self) -> S3Url:
+        """Without the last part of the prefix."""
+        return S3Url(self.rpartition("/")[0])
 
     def __truediv__(self, name: str) -> S3Url:
         return S3Url(f"{self}/{name}")
@@ -92,11 +97,12 @@ class Stored:
 class Bucket:
     """The objects below an address, by names relative to it.
 
-    Every method raises Refused, or Away after a few attempts. Thread-safe.
+    Every method raises Refused, or Away after a few attempts; the line begins with `field`, where
+    the address was given. Thread-safe.
     """
 
-    def __init__(self, url: S3Url) -> None:
-        self.url = url
+    def __init__(self, url: S3Url, field: str = "storage") -> None:
+        self.url, self.field = url, field
 
     @property
     def _client(self) -> Any:
@@ -147,9 +153,13 @@ class Bucket:
 
     def names(self, folder: str = "") -> dict[str, int]:
         """The names that begin so, and how many bytes each has."""
-        pages = self._pages(folder)
+        return {name: size for name, (size, _) in self.listing(folder).items()}
+
+    def listing(self, folder: str = "") -> dict[str, tuple[int, str]]:
+        """The names that begin so, each with its bytes and the tag of its content."""
         start = len(self.url.prefix)
-        return {o["Key"][start:]: o["Size"] for page in pages for o in page.get("Contents", ())}
+        objects = [o for page in self._pages(folder) for o in page.get("Contents", ())]
+        return {o["Key"][start:]: (o["Size"], o["ETag"]) for o in objects}
 
     def folders(self) -> list[str]:
         """The first parts of all names that have several."""
@@ -180,7 +190,7 @@ class Bucket:
             from botocore import exceptions as boto
         except ImportError:
             raise Refused(
-                f"storage must have boto3, got {str(self.url)!r}: pip install boto3"
+                f"{self.field} must have boto3, got {str(self.url)!r}: pip install boto3"
             ) from None
         gone = (
             boto.ConnectionError,
@@ -204,21 +214,21 @@ class Bucket:
                 raise
             reason = re.sub(r"://[^/@\s]*@", "://***@", str(error)).splitlines()[0]
             raise Refused(
-                f"storage must be a bucket that can be asked, got {str(self.url)!r}: {reason}"
+                f"{self.field} must be a bucket that can be asked, got {str(self.url)!r}: {reason}"
             ) from None
 
     def _problem(self, code: str, status: int) -> UserError:
         if code == "NotImplemented":
             return Refused(
-                "storage must be a bucket whose server knows conditional writes, "
+                f"{self.field} must be a bucket whose server knows conditional writes, "
                 f"got {str(self.url)!r}"
             )
         if status >= 500 or status == 429 or code in _BUSY:
             return self._away(code or str(status))
         if code == "NoSuchBucket":
-            return Refused(f"storage must be a bucket that exists, got {str(self.url)!r}")
+            return Refused(f"{self.field} must be a bucket that exists, got {str(self.url)!r}")
         return Refused(
-            f"storage must be a bucket that you may read and write, got {str(self.url)!r}: "
+            f"{self.field} must be a bucket that you may read and write, got {str(self.url)!r}: "
             f"{code or status}"
         )
 
@@ -226,8 +236,8 @@ class Bucket:
         named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         server = re.sub(r"://[^/@\s]*@", "://***@", named) or "Amazon S3"
         return Away(
-            f"storage must be a bucket whose server answers, got {str(self.url)!r} at {server}: "
-            f"{reason}"
+            f"{self.field} must be a bucket whose server answers, got {str(self.url)!r} at "
+            f"{server}: {reason}"
         )
 
 

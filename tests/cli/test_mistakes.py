@@ -76,7 +76,7 @@ IN_THE_FILE = [
     ("trainer.strategy={kind: speed, lam: 1.1}",
      "trainer.strategy.lam must be at most 1, got 1.1"),
     ("trainer.dataset={kind: images, path: /no/where, size: 8}",
-     "dataset.path must be an existing folder, got '/no/where'"),
+     "dataset.path must exist, got '/no/where'"),
     ("trainer.dataset={kind: images, path: searches, size: 8}", "dataset.path holds no images "
      "(.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp): {cwd}/searches"),
     ("trainer.denoiser.channels=[8, 12]",

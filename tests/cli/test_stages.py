@@ -89,8 +89,10 @@ WRONG = [
      "compare must be one to four times 0 < t_1 < t_2 < ... < 1, got [0.4, 1.0]"),
     (["digits", "--set", "alhpa=0.8"],
      "dataset.alhpa is not a known key (known keys: kind, split_seed)"),
-    (["digist"], "DATASET must be one of digits, a folder of images or a .npy file, got 'digist'"),
-    (["images"], "DATASET must be one of digits, a folder of images or a .npy file, got 'images'"),
+    (["digist"],
+     "DATASET must be one of digits, the path or address of images, or a .npy file, got 'digist'"),
+    (["images"],
+     "DATASET must be one of digits, the path or address of images, or a .npy file, got 'images'"),
     (["searches"], "dataset.size is required"),
     (["gone.npy"], "DATASET must be a .npy file, got 'gone.npy': [Errno 2] No such file or "
      "directory: 'gone.npy'"),

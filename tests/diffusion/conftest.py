@@ -1,4 +1,4 @@
-"""Small trainings, here and in processes of their own, and photographs."""
+"""Small trainings, here and in processes of their own."""
 
 import os
 import runpy
@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import Training
@@ -55,17 +53,6 @@ def start_training() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture(scope="session")
-def photographs() -> list[Image.Image]:
-    """20 different patches, 90 wide and 60 high, of scikit-learn's photographs."""
-    return [
-        Image.fromarray(photograph[top : top + 60, left : left + 90])
-        for photograph in load_sample_images().images
-        for top in (0, 120)
-        for left in range(0, 450, 90)
-    ]
 
 
 def batch(process: NoiseProcess) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from stepsearch.diffusion.datasets import (
     AnyDataset,
     Dataset,
     DigitsConfig,
-    ImageFolderConfig,
+    ImagesConfig,
 )
 from stepsearch.errors import UserError
 
@@ -37,7 +37,7 @@ def folder(photographs: list[Image.Image], tmp_path: Path) -> Callable[..., Path
 
 
 def load(path: Path, **fields: Any) -> Dataset:
-    return parse(ImageFolderConfig, {"path": str(path), "size": 16} | fields).load()
+    return parse(ImagesConfig, {"path": str(path), "size": 16} | fields).load()
 
 
 FLAT = [f"{i:02}.png" for i in range(10)]
@@ -169,8 +169,8 @@ def test_a_relative_path_does_not_change_with_the_working_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert ImageFolderConfig(path=Path("images"), size=8).path == tmp_path / "images"
-    assert ImageFolderConfig(path=Path("~/images"), size=8).path == Path.home() / "images"
+    assert ImagesConfig(path=Path("images"), size=8).path == tmp_path / "images"
+    assert ImagesConfig(path=Path("~/images"), size=8).path == Path.home() / "images"
 
 
 def save_all(path: Path, image: Image.Image, **options: Any) -> Path:
@@ -212,12 +212,15 @@ def refusal(path: Path, **fields: Any) -> str:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     absent = tmp_path / "absent"
-    assert refusal(absent) == f"dataset.path must be an existing folder, got '{absent}'"
+    assert refusal(absent) == f"dataset.path must exist, got '{absent}'"
 
 
-def test_a_file_is_not_a_folder(folder: Callable[..., Path]) -> None:
+def test_a_single_image_is_no_data_set(folder: Callable[..., Path]) -> None:
     file = folder(FLAT) / "00.png"
-    assert refusal(file) == f"dataset.path must be an existing folder, got '{file}'"
+    assert refusal(file) == (
+        "dataset.path must be a folder of image files, a zip of them, npz, Parquet, idx or CIFAR "
+        f"for Python, got '{file}'"
+    )
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
@@ -266,15 +269,15 @@ def test_many_unreadable_images_are_counted(tmp_path: Path) -> None:
 )
 def test_bad_fields_of_a_folder_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        parse(ImageFolderConfig, {"path": "images", "size": 8} | fields, "dataset")
+        parse(ImagesConfig, {"path": "images", "size": 8} | fields, "dataset")
     assert str(error.value) == message
 
 
 def test_a_folder_needs_a_path_and_a_size() -> None:
     with pytest.raises(UserError, match=r"^dataset.path is required$"):
-        parse(ImageFolderConfig, {"size": 8}, "dataset")
+        parse(ImagesConfig, {"size": 8}, "dataset")
     with pytest.raises(UserError, match=r"^dataset.size is required$"):
-        parse(ImageFolderConfig, {"path": "images"}, "dataset")
+        parse(ImagesConfig, {"path": "images"}, "dataset")
 
 
 def test_a_bad_split_seed_of_the_digits_is_refused() -> None:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
+from stepsearch.commands.outputs import check_file, check_picture
 from stepsearch.config import parse
 from stepsearch.diffusion.datasets import DATASETS
 from stepsearch.diffusion.stages import (
@@ -68,7 +69,8 @@ def show_stages(
     `sets` are KEY=VALUE, of the method or of the data set; `out` takes the figure. Raises
     UserError, for what cannot be written too before the work begins.
     """
-    _check_places(out, json)
+    check_picture("--out", out, FigureCanvasAgg.get_supported_filetypes())
+    check_file("--json", json)
     values = assignments(sets)
     own = {key: values.pop(key) for key in list(values) if key in _Asked.model_fields}
     asked = parse(_Asked, options | own)
@@ -88,18 +90,6 @@ def show_stages(
         write_json(json, _as_json(found, rows, asked, points))
 
 
-def _check_places(out: Path | None, json: Path | None) -> None:
-    for option, path in (("--out", out), ("--json", json)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            reason = "Is a directory" if path.is_dir() else "No such file or directory"
-            raise UserError(
-                f"{option} must be a file that can be written, got {str(path)!r}: {reason}"
-            )
-    pictures = FigureCanvasAgg.get_supported_filetypes()
-    if out is not None and out.suffix.removeprefix(".") not in pictures:
-        raise UserError(f"--out must end in one of .{', .'.join(pictures)}, got {str(out)!r}")
-
-
 def _read(dataset: str, values: dict[str, Any]) -> tuple[Tensor, bool]:
     """The training images or the latents, [N, C, ...], and whether they are pixels."""
     path = Path(dataset)
@@ -108,12 +98,13 @@ def _read(dataset: str, values: dict[str, Any]) -> tuple[Tensor, bool]:
     if path.suffix == ".npy":
         array = _load(path)
         return torch.from_numpy(array), array.dtype == np.uint8
-    if path.is_dir():
+    if path.exists() or "://" in dataset:
         named = {"kind": "images", "path": dataset} | values
         return parse(DATASETS["images"], named, "dataset").load().train, True
     names = ", ".join(name for name in DATASETS if name != "images")
     raise UserError(
-        f"DATASET must be one of {names}, a folder of images or a .npy file, got {dataset!r}"
+        f"DATASET must be one of {names}, the path or address of images, or a .npy file, "
+        f"got {dataset!r}"
     )
 
 

@@ -99,7 +99,7 @@ def stages(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="digits, a folder of images or a .npy file",
+            help="digits, the path or address of images, or a .npy file",
             show_default=False,
         ),
     ],

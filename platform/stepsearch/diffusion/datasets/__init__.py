@@ -8,14 +8,14 @@ from pydantic import Field
 
 from stepsearch.diffusion.datasets.base import Dataset, DatasetConfig
 from stepsearch.diffusion.datasets.digits import DigitsConfig
-from stepsearch.diffusion.datasets.images import ImageFolderConfig
+from stepsearch.diffusion.datasets.images import ImagesConfig
 
 DATASETS: dict[str, type[DatasetConfig]] = {
     "digits": DigitsConfig,
-    "images": ImageFolderConfig,
+    "images": ImagesConfig,
 }
 
-AnyDataset = Annotated[DigitsConfig | ImageFolderConfig, Field(discriminator="kind")]
+AnyDataset = Annotated[DigitsConfig | ImagesConfig, Field(discriminator="kind")]
 
 __all__ = [
     "DATASETS",
@@ -23,5 +23,5 @@ __all__ = [
     "Dataset",
     "DatasetConfig",
     "DigitsConfig",
-    "ImageFolderConfig",
+    "ImagesConfig",
 ]

@@ -51,12 +51,14 @@ def split(
     name: str,
     fraction: float,
     seed: int,
+    held_out: npt.NDArray[np.bool_] | None = None,
 ) -> Dataset:
-    """Hold out `fraction` of each class, chosen by `seed`.
+    """Hold out `fraction` of each class, chosen by `seed`, unless `held_out` [N] says which.
 
     A class too small to spare an image (fraction times its size rounds to 0) stays in train.
     """
-    held_out = _held_out(len(images), labels, fraction, seed)
+    if held_out is None:
+        held_out = _held_out(len(images), labels, fraction, seed)
     parts = (
         images[~held_out],
         images[held_out],

@@ -1,0 +1,28 @@
+"""A picture as a denoiser sees it: upright, opaque, a centred square of one size."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+
+def prepared(picture: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8]:
+    """uint8 [channels, size, size]: the largest centred square, resized by Lanczos's filter.
+
+    The filter is as wide as the reduction asks for, so that nothing aliases.
+    """
+    upright = ImageOps.exif_transpose(picture)
+    colour = _opaque(upright).convert("L" if channels == 1 else "RGB")
+    square = ImageOps.fit(colour, (size, size), method=Image.Resampling.LANCZOS)
+    return np.asarray(square, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Without its two traps: 16-bit grey (clipped by `convert`) and transparency (over white)."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image
+    visible = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", visible.size, "white"), visible)
