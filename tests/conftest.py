@@ -36,6 +36,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def machine(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a machine keeps of data sets does not outlive the tests."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("machine"))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local cluster with two CPUs."""

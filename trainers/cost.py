@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from stepsearch.diffusion.datasets import Dataset
+from stepsearch.diffusion.datasets import Dataset, scaled
 from stepsearch.diffusion.training import Training
 from stepsearch.evaluation.classifier import train_classifier
 from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels
@@ -98,7 +98,7 @@ def _scoring(judge: JudgeConfig, data: Dataset, scratch: Path, clock: Clock) -> 
         judge.model_copy(update={"classifier": hasty}),
         data.name,
         train,
-        data.held_out,
+        scaled(data.held_out),
         labels,
         data.held_out_labels,
         data.fingerprint,
@@ -128,7 +128,7 @@ def _part(data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Training images and labels, evenly thinned out where there are many."""
     labels, _ = check_labels(data.name, data.train_labels, data.held_out_labels)
     stride = math.ceil(len(data.train) / _JUDGED)
-    return data.train[::stride], labels[::stride]
+    return scaled(data.train[::stride]), labels[::stride]
 
 
 def _checkpoint(training: Training, scratch: Path) -> int:

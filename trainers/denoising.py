@@ -121,6 +121,7 @@ class DenoisingConfig(Config):
             data.train,
             budget=budget,
             seed=seed,
+            flip=data.flip,
             workers=workers,
             slices=slices,
             starts=self.denoiser.starts(data, process),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from stepsearch.diffusion.datasets import AnyDataset
+from stepsearch.diffusion.datasets import AnyDataset, scaled
 from stepsearch.evaluation.judge import Judge, JudgeConfig
 
 
@@ -19,8 +19,8 @@ def judge_of(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Judge:
     return Judge.prepare(
         config,
         data.name,
-        data.train,
-        data.held_out,
+        scaled(data.train),
+        scaled(data.held_out),
         data.train_labels,
         data.held_out_labels,
         data.fingerprint,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepsearch.diffusion.datasets import AnyDataset
+from stepsearch.diffusion.datasets import AnyDataset, scaled
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import one_at_a_time
 from stepsearch.evaluation.distances import energy_distance
@@ -99,7 +99,7 @@ def bench(checkpoint: AnyCheckpoint, dataset: AnyDataset, device: torch.device) 
             f"got {list(data.shape)}"
         )
     denoiser = trained.load().to(device)
-    images = data.train.to(device)
+    images = scaled(data.train).to(device)
     with torch.no_grad():
         check_times(evaluate(denoiser), images[:2], T=len(trained.alpha_bar))
     return Bench(trained, denoiser, images, device)
@@ -185,7 +185,7 @@ def scores(
     if config.score == "energy":
         real = config.dataset.load().train
         some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
-        pixels = map(pixel_features, (real[some[:_ENERGY_IMAGES]], images))
+        pixels = map(pixel_features, (scaled(real[some[:_ENERGY_IMAGES]]), images))
         found["energy"] = float(energy_distance(*pixels))
     if config.score == "teacher":
         wanted = _teacher(config.untuned, seed, len(images), device)

@@ -18,8 +18,10 @@ from stepsearch.diffusion.datasets import (
     Dataset,
     DigitsConfig,
     ImagesConfig,
+    scaled,
 )
 from stepsearch.errors import UserError
+from tests.diffusion.written import as_trained
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def folder(photographs: list[Image.Image], tmp_path: Path) -> Callable[..., Path
 
 
 def load(path: Path, **fields: Any) -> Dataset:
-    return parse(ImagesConfig, {"path": str(path), "size": 16} | fields).load()
+    return as_trained(parse(ImagesConfig, {"path": str(path), "size": 16} | fields).load())
 
 
 FLAT = [f"{i:02}.png" for i in range(10)]
@@ -59,7 +61,8 @@ def test_every_dataset_keeps_the_contract(kind: str, folder: Callable[..., Path]
     fields = {"path": folder(FLAT), "size": 16} if kind == "images" else {}
     config = DATASETS[kind].model_validate(fields)
     dataset = config.load()
-    for images in (dataset.train, dataset.held_out):
+    assert dataset.train.dtype == dataset.held_out.dtype
+    for images in (scaled(dataset.train), scaled(dataset.held_out)):
         assert images.dtype == torch.float32
         assert images.shape[1:] == dataset.shape
         assert images.min() >= -1

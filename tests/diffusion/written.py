@@ -10,6 +10,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from stepsearch.config import parse
-from stepsearch.diffusion.datasets import Dataset, ImagesConfig
+from stepsearch.diffusion.datasets import Dataset, ImagesConfig, scaled
 
 TRAIN, TEST, SIDE = 30, 10, 8
 Pixels = npt.NDArray[np.uint8]
@@ -114,7 +115,12 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 
 def load(path: Path, **fields: Any) -> Dataset:
     fields = {"path": str(path), "size": SIDE, "channels": 1} | fields
-    return parse(ImagesConfig, fields, "dataset").load()
+    return as_trained(parse(ImagesConfig, fields, "dataset").load())
+
+
+def as_trained(data: Dataset) -> Dataset:
+    """With the values that a denoiser sees."""
+    return replace(data, train=scaled(data.train), held_out=scaled(data.held_out))
 
 
 class Python2(pickle._Pickler):  # type: ignore[name-defined,misc]

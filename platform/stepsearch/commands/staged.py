@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stepsearch.commands.outputs import check_file, check_picture
 from stepsearch.config import parse
-from stepsearch.diffusion.datasets import DATASETS
+from stepsearch.diffusion.datasets import DATASETS, scaled
 from stepsearch.diffusion.stages import (
     Found,
     Points,
@@ -127,7 +127,7 @@ def _trainable(images: Tensor) -> Tensor:
         raise UserError(
             f"gradients must be of images [N, C, H, W], got a data set {tuple(images.shape)}"
         )
-    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
+    return scaled(images).float()
 
 
 def _use_all_cpus(operations: float) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from stepsearch.config import Config
+from stepsearch.diffusion.batches import Batches
 from stepsearch.diffusion.checkpoints import write_checkpoint
-from stepsearch.diffusion.data_order import DataOrder
 from stepsearch.diffusion.ema import MovingAverage
 from stepsearch.diffusion.flat import flatten_gradients, flatten_weights
 from stepsearch.diffusion.loss import LossMeter, LossSummary
@@ -77,12 +77,14 @@ class Training:
         *,
         budget: int,
         seed: int,
+        flip: bool = False,
         workers: Workers = ALONE,
         slices: int = 1,
         starts: Sequence[int] = (),
         stages_apart: bool = False,
     ) -> None:
-        """`images` is float32 [N, C, H, W] in [-1, 1]; `budget`, in images, ends the lr_scheduler;
+        """`images` are [N, C, H, W], uint8 or float32 in [-1, 1], with `flip` each also mirrored;
+        `budget`, in images, ends the lr_scheduler;
         `slices` is the gradient accumulation. It changes the gradient by rounding only. A
         denoiser with stages has its second one, third ... from the timesteps `starts` on; with
         `stages_apart` each of several workers has one of them (see `StageParallel`).
@@ -99,9 +101,8 @@ class Training:
         stages = len(starts) + 1
         self._parallel = _parallel(workers, config.batch_size, stages if stages_apart else 1)
         self.denoiser = self._parallel.held(denoiser).to(workers.device).train()
-        self._images = images.to(workers.device)
         self._share, self.slices, self._starts = self._parallel.share, slices, starts
-        self._order = DataOrder(len(images), seed, workers.device)
+        self._batches = Batches(images, seed, workers.device, flip=flip)
         self._generator = generator("training", seed, device=workers.device)
         self._average = MovingAverage(self.denoiser, config.ema_decay)
         self._weights = nn.Parameter(flatten_weights(self.denoiser))
@@ -184,12 +185,9 @@ class Training:
 
     def _draw(self) -> TrainingStep:
         """The next global batch."""
-        size, shape = self.config.batch_size, self._images.shape[1:]
-        x0 = self._images[self._order.indices(self.images_seen, size)]
+        x0 = self._batches.take(self.images_seen, self.config.batch_size)
         t = self.strategy.draw_for(x0, self._generator)
-        noise = torch.randn(
-            (size, *shape), generator=self._generator, device=self._generator.device
-        )
+        noise = torch.randn(x0.shape, generator=self._generator, device=x0.device)
         level = self.process.jitter(t, self._generator)
         progress = self.images_seen / self.budget
         return TrainingStep(

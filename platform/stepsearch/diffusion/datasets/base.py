@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from stepsearch.config import Config
@@ -16,8 +17,9 @@ from stepsearch.config import Config
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in [-1, 1] as float32 [N, C, H, W], with int64 labels [N] where there are classes.
+    """Images [N, C, H, W], with int64 labels [N] where there are classes.
 
+    They are uint8 or float32, see `scaled`, and may lie on the disk until they are looked at.
     `held_out` is never trained on. Datasets are shared inside a process: do not write to them.
     """
 
@@ -28,6 +30,8 @@ class Dataset:
     held_out_labels: Tensor | None
     fingerprint: str
     """Hash of the content: the same images, labels and split give the same fingerprint."""
+    flip: bool = False
+    """Whether each image is trained on as its mirror image, too."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -44,46 +48,47 @@ class DatasetConfig(Config, ABC):
         """The images; the second call in a process returns the same object."""
 
 
-def split(
-    images: Tensor,
-    labels: Tensor | None,
-    *,
-    name: str,
-    fraction: float,
-    seed: int,
-    held_out: npt.NDArray[np.bool_] | None = None,
-) -> Dataset:
-    """Hold out `fraction` of each class, chosen by `seed`, unless `held_out` [N] says which.
+def scaled(images: Tensor) -> Tensor:
+    """Images in [-1, 1], float32: a uint8 x becomes x / 127.5 - 1, others are so already."""
+    return images.float().div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
 
-    A class too small to spare an image (fraction times its size rounds to 0) stays in train.
-    """
-    if held_out is None:
-        held_out = _held_out(len(images), labels, fraction, seed)
+
+def split(
+    images: Tensor, labels: Tensor | None, *, name: str, fraction: float, seed: int
+) -> Dataset:
+    """Hold out `fraction` of each class, chosen by `seed`; see `chosen`."""
+    held_out = chosen(len(images), labels, fraction, seed)
     parts = (
         images[~held_out],
         images[held_out],
         None if labels is None else labels[~held_out],
         None if labels is None else labels[held_out],
     )
-    return Dataset(name, *parts, fingerprint=_fingerprint(*parts))
+    arrays = (np.empty(0) if part is None else part.numpy() for part in parts)
+    return Dataset(name, *parts, fingerprint=hash_of(*arrays))
 
 
-def _held_out(
-    count: int, labels: Tensor | None, fraction: float, seed: int
-) -> npt.NDArray[np.bool_]:
+def chosen(count: int, labels: Tensor | None, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which of `count` images are held out, [count]: `fraction` of each class.
+
+    A class too small to spare an image (fraction times its size rounds to 0) spares none.
+    """
     classes = np.zeros(count, dtype=np.int64) if labels is None else labels.numpy()
     random = np.random.default_rng(seed)
-    chosen = np.zeros(count, dtype=np.bool_)
+    held_out = np.zeros(count, dtype=np.bool_)
     for label in np.unique(classes):
         members = random.permutation(np.flatnonzero(classes == label))
-        chosen[members[: round(fraction * len(members))]] = True
-    return chosen
+        held_out[members[: round(fraction * len(members))]] = True
+    return held_out
 
 
-def _fingerprint(*parts: Tensor | None) -> str:
+def hash_of(*parts: Any) -> str:
+    """Of arrays and of what has a repr; one that differs in nothing else is the same."""
     digest = hashlib.sha256()
     for part in parts:
-        array: Any = np.empty(0) if part is None else part.numpy()
-        digest.update(repr((array.shape, str(array.dtype))).encode())
-        digest.update(np.ascontiguousarray(array).data)
+        if isinstance(part, np.ndarray):
+            digest.update(repr((part.shape, str(part.dtype))).encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(repr(part).encode())
     return digest.hexdigest()[:16]

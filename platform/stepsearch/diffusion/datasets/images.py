@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, field_validator
 
-from stepsearch.diffusion.datasets.base import Dataset, DatasetConfig, split
-from stepsearch.diffusion.datasets.formats import BROKEN, Pictures, open_pictures
+from stepsearch.diffusion.datasets.base import Dataset, DatasetConfig, chosen, hash_of
+from stepsearch.diffusion.datasets.formats import format_of, open_pictures
 from stepsearch.diffusion.datasets.places import Place, fetched
-from stepsearch.diffusion.datasets.preparing import prepared
+from stepsearch.diffusion.datasets.store import Wanted, stored
 from stepsearch.errors import UserError
 
 _HELD_OUT = 0.2
@@ -43,6 +42,8 @@ class ImagesConfig(DatasetConfig):
     validation parts, or 0.2 where it has none. With a fraction, these parts are left out."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of the choice of held-out images."""
+    flip: bool = False
+    """Train on each image's mirror image, left and right exchanged, as well."""
     skip_broken: bool = False
     """Pass over images that cannot be read, instead of refusing the data set."""
 
@@ -68,28 +69,41 @@ def _key(name: str) -> str:
 
 @lru_cache(maxsize=4)
 def _load(config: ImagesConfig) -> Dataset:
-    pictures = open_pictures(fetched(config.path))
-    pixels, rows = _read_all(pictures, config)
-    labels = None if pictures.labels is None else torch.tensor(pictures.labels)[rows]
-    own = None if pictures.held_out is None else np.array(pictures.held_out)[rows]
-    images = torch.from_numpy(pixels).float().div_(127.5).sub_(1)
-    if own is not None and config.held_out is not None:
-        training = torch.from_numpy(~own)
-        images, labels, own = images[training], None if labels is None else labels[training], None
-    dataset = split(
-        images,
-        labels,
-        name=_name(config),
-        fraction=config.held_out or _HELD_OUT,
-        seed=config.split_seed,
-        held_out=own,
-    )
-    if not len(dataset.train) or not len(dataset.held_out):
+    path = fetched(config.path)
+    format_of(path)
+    key = f"{config.size} {config.channels} {config.held_out} {config.split_seed}"
+    found = stored(path, key, lambda: _wanted(path, config))
+    if found.broken and not config.skip_broken:
+        raise UserError(_unreadable(found.broken))
+    n, count = found.train, len(found.pixels)
+    if not 0 < n < count:
         raise UserError(
             "dataset.path must hold enough images to hold out "
-            f"{config.held_out or _HELD_OUT:g} of them, got {len(images)}: {config.path}"
+            f"{config.held_out or _HELD_OUT:g} of them, got {count}: {config.path}"
         )
-    return dataset
+    images = torch.from_numpy(found.pixels)
+    labels = None if found.labels is None else torch.from_numpy(found.labels)
+    return Dataset(
+        _name(config),
+        images[:n],
+        images[n:],
+        None if labels is None else labels[:n],
+        None if labels is None else labels[n:],
+        hash_of(found.digest, n, found.labels),
+        config.flip,
+    )
+
+
+def _wanted(path: Path, config: ImagesConfig) -> Wanted:
+    """All images, the ones that are held out apart."""
+    pictures = open_pictures(path)
+    own = np.array(pictures.held_out if pictures.held_out else [False] * len(pictures))
+    train, held_out = np.flatnonzero(~own), np.flatnonzero(own)
+    if config.held_out is not None or not len(held_out):
+        labels = None if pictures.labels is None else torch.tensor(pictures.labels)[train]
+        apart = chosen(len(train), labels, config.held_out or _HELD_OUT, config.split_seed)
+        train, held_out = train[~apart], train[apart]
+    return Wanted(pictures, train, held_out, config.size, config.channels)
 
 
 def _name(config: ImagesConfig) -> str:
@@ -98,28 +112,7 @@ def _name(config: ImagesConfig) -> str:
     return _key(config.name or _ENDING.sub("", last)) or "images"
 
 
-def _read_all(
-    pictures: Pictures, config: ImagesConfig
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """All pictures as uint8 [N, C, size, size], and which they are.
-
-    Raises UserError with every one that cannot be read, unless they are to be passed over.
-    """
-    shape = (len(pictures), config.channels, config.size, config.size)
-    pixels, broken = np.empty(shape, dtype=np.uint8), []
-    for index, row in enumerate(pixels):
-        try:
-            with pictures.read(index) as picture:
-                row[:] = prepared(picture, config.size, config.channels)
-        except BROKEN:
-            broken.append(index)
-    if broken and not config.skip_broken:
-        raise UserError(unreadable([pictures.names[index] for index in broken]))
-    whole = np.setdiff1d(np.arange(len(pictures)), broken)
-    return pixels[whole] if broken else pixels, whole
-
-
-def unreadable(broken: Sequence[str], shown: int = 10) -> str:
+def _unreadable(broken: Sequence[str], shown: int = 10) -> str:
     """What to say of pictures that cannot be read."""
     noun = "image" if len(broken) == 1 else "images"
     more = f" and {len(broken) - shown} more" if len(broken) > shown else ""

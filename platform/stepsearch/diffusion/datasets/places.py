@@ -98,11 +98,16 @@ def fetched(place: Path | Address) -> Path:
     return target
 
 
+def cache() -> Path:
+    """The folder for what a machine keeps of data sets; it can be deleted."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "stepsearch"
+
+
 def _home(place: Address) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     digest = hashlib.sha256(f"{server} {place}".encode()).hexdigest()[:12]
-    return cache / "stepsearch" / "datasets" / digest
+    return cache() / "copied" / digest
 
 
 def _follow(remote: Remote, target: Path, record: Path, place: Address) -> None:
