@@ -91,7 +91,7 @@ def _verdict(result: SearchResult) -> Text:
     """One honest sentence, after the reason why there are fewer trials than there might be."""
     ended = f"The search has ended: {result.ledger.ended}.\n" if result.ledger.ended else ""
     verdict = Text(ended).append_text(_comparison(result))
-    return verdict.append(_shut_out(result)).append(_ranks(result))
+    return verdict.append(_shut_out(result)).append(_ranks(result)).append_text(_rung(result))
 
 
 def _comparison(result: SearchResult) -> Text:
@@ -129,6 +129,14 @@ def _shut_out(result: SearchResult) -> str:
 
 def _ranks(result: SearchResult) -> str:
     return f"\nWarm start from {result.config.warm_start}: {result.ranks}." if result.ranks else ""
+
+
+def _rung(result: SearchResult) -> Text:
+    """A warning where trials may have been stopped by noise."""
+    rung = result.first_rung
+    if rung is None or not rung.within_noise or result.interrupted:
+        return Text()
+    return Text(f"\nWarning: {rung}.", style="yellow")
 
 
 def _places(result: SearchResult) -> RenderableType:

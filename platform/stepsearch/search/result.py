@@ -15,6 +15,7 @@ from stepsearch.search.history import History
 from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
 from stepsearch.search.ledger import Ledger
 from stepsearch.search.ranks import Ranks, ranks
+from stepsearch.search.rungs import FirstRung, first_rung
 from stepsearch.search.speed_up import SpeedUp
 from stepsearch.study import StoredStudy, TrialRecord
 from stepsearch.tracking import count_waiting
@@ -62,6 +63,14 @@ class SearchResult:
     def ranks(self) -> Ranks | None:
         """How well those of an earlier search hold here; None if none of its points is tried."""
         return ranks(self.leaderboard.rows)
+
+    @property
+    def first_rung(self) -> FirstRung | None:
+        """What the first report that may end a trial said of the finished ones; None if nothing
+        can be said."""
+        finished = [row.number for row in self.leaderboard.rows if row.values]
+        curves = [self.history.curve(number, self.config.primary.name) for number in finished]
+        return first_rung(self.config.trial_scheduler, self.config.budget, curves)
 
     @property
     def speed_up(self) -> SpeedUp | None:

@@ -70,7 +70,7 @@ def _ended_by(result: SearchResult) -> str:
 
 def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:
     """The verdict as metrics of the parent run; `speed_up` only where the baseline was reached."""
-    board, history = result.leaderboard, result.history
+    board, history, rung = result.leaderboard, result.history, result.first_rung
     found = {
         "wall_s": seconds,
         **{f"spent_{name}": value for name, value in result.ledger.spent.items() if value},
@@ -81,5 +81,6 @@ def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:
         "speed_up": result.speed_up.median if result.speed_up else None,
         "rank_pairs": result.ranks.pairs if result.ranks else None,
         "rank_correlation": result.ranks.correlation if result.ranks else None,
+        "first_rung_correlation": rung.correlation if rung else None,
     }
     return {name: value for name, value in found.items() if value is not None}
