@@ -1,10 +1,12 @@
 """Denoisers are networks that diffusers saves and loads, with seeded weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 
 from stepsearch.config import parse
 from stepsearch.diffusion.datasets import Dataset, DigitsConfig
@@ -26,8 +28,21 @@ def data(*shape: int) -> Dataset:
     return Dataset("noise", images, images[:1], None, None, "")
 
 
-def build(kind: str, shape: tuple[int, ...] = (1, 8, 8), seed: int = 0) -> torch.nn.Module:
-    return DENOISERS[kind]().build_for(data(*shape), VPConfig().build(), seed)
+Build = Callable[..., torch.nn.Module]
+
+
+@pytest.fixture
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """build("unet", (1, 8, 8), seed=0): the network of a kind's defaults."""
+
+    def make(kind: str, shape: tuple[int, ...] = (1, 8, 8), seed: int = 0) -> torch.nn.Module:
+        fields = {}
+        if kind == "pretrained":
+            fields["path"] = tmp_path_factory.mktemp("saved")
+            UNetConfig().build(shape, seed=7).save_pretrained(fields["path"])
+        return DENOISERS[kind](**fields).build_for(data(*shape), VPConfig().build(), seed)
+
+    return make
 
 
 def weights(network: torch.nn.Module) -> torch.Tensor:
@@ -36,13 +51,16 @@ def weights(network: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", DENOISERS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_denoiser_maps_images_to_images(kind: str, shape: tuple[int, int, int]) -> None:
+def test_every_denoiser_maps_images_to_images(
+    kind: str, shape: tuple[int, int, int], build: Build
+) -> None:
     network = build(kind, shape)
-    assert network(torch.zeros(2, *shape), torch.tensor([0, 999])).sample.shape == (2, *shape)
+    for time in (torch.tensor([0, 999]), torch.tensor([0.5, 998.5])):
+        assert network(torch.zeros(2, *shape), time).sample.shape == (2, *shape)
 
 
-@pytest.mark.parametrize("kind", DENOISERS)
-def test_the_initial_weights_depend_on_the_seed_only(kind: str) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in DENOISERS if kind != "pretrained"])
+def test_the_initial_weights_depend_on_the_seed_only(kind: str, build: Build) -> None:
     torch.manual_seed(1)
     one = weights(build(kind, seed=0))
     torch.manual_seed(2)
@@ -51,7 +69,7 @@ def test_the_initial_weights_depend_on_the_seed_only(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DENOISERS)
-def test_building_leaves_the_global_random_state_alone(kind: str) -> None:
+def test_building_leaves_the_global_random_state_alone(kind: str, build: Build) -> None:
     state = torch.get_rng_state()
     build(kind)
     assert torch.equal(state, torch.get_rng_state())
@@ -60,7 +78,7 @@ def test_building_leaves_the_global_random_state_alone(kind: str) -> None:
 @pytest.mark.parametrize("kind", DENOISERS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_diffusers_saves_and_loads_every_denoiser(
-    kind: str, shape: tuple[int, int, int], tmp_path: Path
+    kind: str, shape: tuple[int, int, int], build: Build, tmp_path: Path
 ) -> None:
     network = build(kind, shape)
     network.save_pretrained(tmp_path)
@@ -109,12 +127,72 @@ def test_an_image_that_cannot_be_halved_often_enough_is_refused() -> None:
         ({"groups": 0}, "denoiser.groups must be at least 1, got 0"),
         ({"groups": 3}, "denoiser.channels must be multiples of groups (3), got (16, 32)"),
         ({"attention": "all"}, "denoiser.attention must be one of 'none' or 'mid', got 'all'"),
+        ({"attention_levels": 1}, "denoiser.attention_levels must be a list, got 1"),
+        ({"attention_levels": [-1]}, "denoiser.attention_levels[0] must be at least 0, got -1"),
+        (
+            {"attention_levels": [2]},
+            "denoiser.attention_levels must be different ones of 0..1, got (2,)",
+        ),
+        (
+            {"attention_levels": [1, 1]},
+            "denoiser.attention_levels must be different ones of 0..1, got (1, 1)",
+        ),
+        ({"head_width": 0}, "denoiser.head_width must be at least 1, got 0"),
+        (
+            {"head_width": 32, "attention_levels": [0]},
+            "denoiser.head_width must divide the channels that have attention, [16, 32], got 32",
+        ),
+        ({"dropout": 1}, "denoiser.dropout must be less than 1, got 1"),
+        ({"details": "ldm"}, "denoiser.details must be one of 'diffusers' or 'ddpm', got 'ldm'"),
+        (
+            {"preset": "ddpm_cifar"},
+            "denoiser.preset must be one of 'ddpm_cifar10', 'ddpm_256' or 'ldm_celebahq',"
+            " got 'ddpm_cifar'",
+        ),
+        (
+            {"preset": ["ddpm_256"]},
+            "denoiser.preset must be one of 'ddpm_cifar10', 'ddpm_256' or"
+            " 'ldm_celebahq', got ['ddpm_256']",
+        ),
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         parse(UNetConfig, fields, "denoiser")
     assert str(error.value) == message
+
+
+def test_attention_is_at_the_levels_that_ask_for_it() -> None:
+    network = UNetConfig(attention_levels=(0,), head_width=8, attention="none").build(
+        (1, 8, 8), seed=0
+    )
+    heads = {name: m.heads for name, m in network.named_modules() if hasattr(m, "to_q")}
+    assert heads == {
+        "down_blocks.0.attentions.0": 2,
+        "up_blocks.1.attentions.0": 2,
+        "up_blocks.1.attentions.1": 2,
+    }
+
+
+def test_the_fields_of_presets_leave_the_default_network_as_it_was() -> None:
+    """Bit for bit what it was without them."""
+    torch.manual_seed(3)
+    before = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        add_attention=True,
+        attention_head_dim=None,
+    )
+    now = UNetConfig().build((1, 8, 8), seed=3)
+    assert torch.equal(weights(before), weights(now))
+    given = dict(now.config) | {"_use_default_values": None}
+    assert given == dict(before.config) | {"_use_default_values": None}
 
 
 # --- stages -------------------------------------------------------------------------------------

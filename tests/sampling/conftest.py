@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stepsearch.diffusion.datasets import DigitsConfig
-from stepsearch.diffusion.denoisers import MultistageUNetConfig, UNetConfig
+from stepsearch.diffusion.denoisers import DiTConfig, MultistageUNetConfig, UNetConfig
 from stepsearch.diffusion.noise import PROCESSES
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.sampling.bundle import Bundle, Provenance, write_bundle
@@ -39,6 +39,7 @@ def make_bundle() -> Callable[..., Bundle]:
         sampler: dict[str, Any] | None = None,
         config: StrategyConfig | None = None,
         boundaries: tuple[float, ...] = (),
+        transformer: bool = False,
         **changes: Any,
     ) -> Bundle:
         noise = {"kind": "vp"} | (noise or {})
@@ -50,15 +51,22 @@ def make_bundle() -> Callable[..., Bundle]:
             denoiser = MultistageUNetConfig(
                 channels=(8, 16), decoders=((16, 24), (8, 8)), boundaries=boundaries
             )
+        elif transformer:
+            denoiser = DiTConfig(layers=2)
         data = DigitsConfig().load()
         starts = denoiser.starts(data, process)
+        network = denoiser.build_for(data, process, seed=0)
+        if transformer:  # a new one answers 0
+            weights = torch.Generator().manual_seed(0)
+            for parameter in network.parameters():
+                torch.nn.init.normal_(parameter, std=0.1, generator=weights)
         parts = {
             "process": process,
             "sampler": SamplerConfig.model_validate(sampler or {}),
             "training": trained,
             "config": config,
             "strategy": build_staged(config, process.alpha_bar, trained.prediction_type, starts),
-            "denoiser": denoiser.build_for(data, process, seed=0),
+            "denoiser": network,
             "recipe": "name: digits-speed\n",
             "leaderboard": pd.DataFrame({"rank": [1, 2], "trial": [7, 0], "value": [1.5, None]}),
             "provenance": Provenance(

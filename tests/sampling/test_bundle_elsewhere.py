@@ -61,6 +61,13 @@ CASES = {
         "sampler": {"kind": "euler", "num_steps": 12},
     },
     "ddim, stages": {"boundaries": (0.442,)},
+    "ddim, dit": {"transformer": True},
+    "flow, dit": {
+        "transformer": True,
+        "noise": {"kind": "flow"},
+        "training": {"prediction_type": "flow"},
+        "sampler": {"kind": "euler", "num_steps": 5},
+    },
     "edm, stages": {
         "boundaries": (0.3,),
         "noise": {"kind": "edm"},
@@ -85,7 +92,7 @@ for name, case in cases.items():
     pipeline = classes.get(case["kind"], DiffusionPipeline).from_pretrained(
         Path(case["folder"]) / "pipeline",
         local_files_only=True,
-        trust_remote_code=case["stages"],
+        trust_remote_code=case["own_code"],
     )
     expected = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}.get(case["kind"])
     assert expected in (None, type(pipeline.scheduler)), type(pipeline.scheduler)
@@ -139,8 +146,8 @@ def seen(bundles, plain_python, tmp_path_factory):
     cases = {}
     for index, (name, bundle) in enumerate(bundles.items()):
         folder = write_bundle(home / str(index), bundle)
-        stages = "stages" in name
-        cases[name] = {"folder": str(folder), "stages": stages, **bundle.sampler.model_dump()}
+        own_code = name.endswith(("stages", "dit"))
+        cases[name] = {"folder": str(folder), "own_code": own_code, **bundle.sampler.model_dump()}
     seeds = [generator("image", 5, i).initial_seed() for i in range(IMAGES)]
     ran = plain_python("-c", PROBE, json.dumps(cases), json.dumps(seeds), cwd=home)
     assert ran.returncode == 0, ran.stderr
@@ -259,18 +266,43 @@ def test_the_script_trains_on_a_folder_of_images_also_with_edm(
     assert retrained == (folder / index).read_text()
 
 
-def test_a_denoiser_with_stages_is_drawn_from_and_trained_again(bundles, plain_python, tmp_path):
+@pytest.mark.parametrize(
+    ("case", "sign"),
+    [
+        ("ddim, stages", "len(pipeline.unet.decoders) == 2"),
+        ("ddim, dit", "type(pipeline.unet).__name__ == 'UnconditionalDiT'"),
+    ],
+)
+def test_a_denoiser_that_diffusers_lacks_is_drawn_from_and_trained_again(
+    case, sign, bundles, plain_python, tmp_path
+):
     """As its own README says, and the retrained pipeline in the same way."""
-    folder = write_bundle(tmp_path / "b", bundles["ddim, stages"])
+    folder = write_bundle(tmp_path / "b", bundles[case])
     out = folder / "retrained" / "pipeline"
     ran = plain_python(folder / "train_with_strategy.py", "--steps=2", "--out", out, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    drawing = blocks[0] + "\nassert len(images) == 16\nassert len(pipeline.unet.decoders) == 2\n"
+    drawing = f"{blocks[0]}\nassert len(images) == 16\nassert {sign}\n"
     assert "trust_remote_code=True" in drawing
     for home in (folder, out.parent):
         ran = plain_python("-c", drawing, cwd=home)
         assert ran.returncode == 0, ran.stderr
+
+
+def test_diffusers_own_transformer_loads_the_weights_without_code(bundles, plain_python, tmp_path):
+    folder = write_bundle(tmp_path / "b", bundles["ddim, dit"])
+    (folder / "pipeline/unet/unconditional_dit.py").unlink()
+    code = (
+        "import torch\nfrom diffusers import DiTTransformer2DModel\n"
+        "denoiser = DiTTransformer2DModel.from_pretrained('pipeline/unet')\n"
+        "t, null = torch.tensor([3, 900]), torch.tensor([0, 0])\n"
+        "torch.save(denoiser(torch.ones(2, 1, 8, 8), t, null).sample.detach(), 'output.pt')\n"
+    )
+    ran = plain_python("-c", code, cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    output = torch.load(folder / "output.pt", weights_only=True)
+    expected = bundles["ddim, dit"].denoiser.eval()(torch.ones(2, 1, 8, 8), torch.tensor([3, 900]))
+    torch.testing.assert_close(output, expected.sample)
 
 
 @pytest.mark.parametrize("page", ["README.md", GUIDE])

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from stepsearch.diffusion.denoisers.base import DenoiserConfig
+from stepsearch.diffusion.denoisers.dit import DiTConfig
 from stepsearch.diffusion.denoisers.multistage import MultistageDiTConfig, MultistageUNetConfig
 from stepsearch.diffusion.denoisers.unet import UNetConfig
 
 DENOISERS: dict[str, type[DenoiserConfig]] = {
     "unet": UNetConfig,
+    "dit": DiTConfig,
     "multistage_unet": MultistageUNetConfig,
     "multistage_dit": MultistageDiTConfig,
 }
@@ -23,7 +25,8 @@ def _unet_unless_said(denoiser: Any) -> Any:
 
 AnyDenoiser = Annotated[
     Annotated[
-        UNetConfig | MultistageUNetConfig | MultistageDiTConfig, Field(discriminator="kind")
+        UNetConfig | DiTConfig | MultistageUNetConfig | MultistageDiTConfig,
+        Field(discriminator="kind"),
     ],
     BeforeValidator(_unet_unless_said),
 ]
@@ -32,6 +35,7 @@ __all__ = [
     "DENOISERS",
     "AnyDenoiser",
     "DenoiserConfig",
+    "DiTConfig",
     "MultistageDiTConfig",
     "MultistageUNetConfig",
     "UNetConfig",

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.denoisers.base import Channels, DenoiserConfig, initial_weights
+from stepsearch.diffusion.denoisers.dit import Layers, TransformerShape
 from stepsearch.diffusion.denoisers.unet import UNetShape
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.stages import (
@@ -147,40 +148,18 @@ class MultistageUNetConfig(MultistageConfig, UNetShape):
         return network
 
 
-Layers = Annotated[int, Field(ge=1, le=64)]
-
-
-class MultistageDiTConfig(MultistageConfig):
+class MultistageDiTConfig(MultistageConfig, TransformerShape):
     """A diffusion transformer whose last blocks are there once for each stage."""
 
     kind: Literal["multistage_dit"] = "multistage_dit"
-    patch: int = Field(default=2, ge=1, le=64)
-    """Pixels along a side of a token."""
-    heads: int = Field(default=2, ge=1, le=64)
-    head_width: int = Field(default=16, ge=4, le=256)
     trunk: Layers = 2
     """Blocks that all stages share."""
     tails: tuple[Layers, ...] = Field(default=(3, 2, 1), min_length=1, max_length=5)
     """Blocks of each stage's own, the least noisy first."""
 
-    @field_validator("head_width")
-    @classmethod
-    def _room_for_positions(cls, width: int) -> int:
-        if width % 4:
-            raise ValueError(f"head_width must be a multiple of 4, got {width}")
-        return width
-
     @property
     def n(self) -> int:
         return len(self.tails)
-
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise UserError unless the images are squares of whole patches."""
-        _, height, width = shape
-        if height != width or height % self.patch:
-            raise UserError(
-                f"denoiser.patch must divide square images, got {self.patch} for {height}x{width}"
-            )
 
     def network(self, shape: tuple[int, int, int], boundaries: Boundaries) -> MultistageDiT:
         from stepsearch.diffusion.multistage.networks import MultistageDiT

@@ -98,10 +98,18 @@ images = pipeline(batch_size=16, num_inference_steps=$steps).images
 
 The noise is removed by diffusers' `$scheduler`.""")
 
-_OWN_CODE = """
+_OWN_CODE = {
+    "multistage": """
 
 The denoiser has an encoder for all timesteps and a decoder for each stage of them. diffusers has
-no such class: it is in `pipeline/unet/multistage.py`, which `trust_remote_code=True` lets run."""
+no such class: it is in `pipeline/unet/multistage.py`, which `trust_remote_code=True` lets run.""",
+    "unconditional_dit": """
+
+The denoiser is a `DiTTransformer2DModel` of diffusers, which fails when it is given no class, as
+by these pipelines. `pipeline/unet/unconditional_dit.py`, which `trust_remote_code=True` lets run,
+gives it the null class; `DiTTransformer2DModel` itself loads `pipeline/unet` as it is.""",
+}
+"""By the file of the class that diffusers lacks."""
 
 _TAGS = {"vp": "ddpm", "edm": "edm", "flow": "flow-matching"}
 _SCHEDULERS = {
@@ -112,8 +120,8 @@ _SCHEDULERS = {
 _SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "dpm": "DPM-Solver++"}
 
 
-def card(file: StrategyFile, sampler: SamplerConfig, *, own_code: bool = False) -> str:
-    """The text of README.md; `own_code` where the pipeline has a class that diffusers lacks."""
+def card(file: StrategyFile, sampler: SamplerConfig, *, own_code: str | None = None) -> str:
+    """The text of README.md; `own_code` names the file of a class that diffusers lacks."""
     origin = file.provenance
     return _CARD.substitute(
         search=origin.search,
@@ -133,11 +141,11 @@ def card(file: StrategyFile, sampler: SamplerConfig, *, own_code: bool = False) 
     )
 
 
-def _drawing(file: StrategyFile, sampler: SamplerConfig, *, own_code: bool) -> str:
+def _drawing(file: StrategyFile, sampler: SamplerConfig, *, own_code: str | None) -> str:
     """How diffusers draws images as `sampler` does."""
     steps, kind = sampler.num_steps, file.schedule.kind
     where = '"pipeline", trust_remote_code=True' if own_code else '"pipeline"'
-    after = _OWN_CODE if own_code else ""
+    after = _OWN_CODE[own_code] if own_code else ""
     if kind != "vp":
         scheduler = _SCHEDULERS[kind, sampler.kind]
         return _DRAW.substitute(where=where, steps=steps, scheduler=scheduler) + after

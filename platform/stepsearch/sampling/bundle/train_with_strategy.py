@@ -138,7 +138,7 @@ def main() -> None:
     strategy = json.loads((HERE / "strategy.json").read_text(encoding="utf-8"))
     args = arguments(strategy["provenance"]["images_seen"] // strategy["training"]["batch_size"])
     torch.manual_seed(args.seed)
-    own_class = (HERE / "pipeline/unet/multistage.py").exists()  # which diffusers lacks
+    own_class = any(HERE.glob("pipeline/unet/*.py"))  # which diffusers lacks
     pipeline = DiffusionPipeline.from_pretrained(HERE / "pipeline", trust_remote_code=own_class)
     denoiser = type(pipeline.unet).from_config(pipeline.unet.config)
     denoiser.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from diffusers import ConsistencyModelPipeline, DDPMPipeline, DiffusionPipeline, ModelMixin
 
+from stepsearch.diffusion.denoisers import unconditional_dit
 from stepsearch.diffusion.multistage import networks
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
@@ -68,7 +69,7 @@ def _fill(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
     _draw(folder, bundle, file, seed)
     _write_leaderboard(folder, bundle.leaderboard)
     shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
-    text = card(file, bundle.sampler, own_code=_has_stages(bundle))
+    text = card(file, bundle.sampler, own_code=_own_code(bundle.denoiser))
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -88,27 +89,32 @@ def _write_pipeline(folder: Path, bundle: Bundle) -> None:
     scheduler = diffusion_scheduler(bundle.process, sampler, target)
     pipeline = _PIPELINES[bundle.process.kind](unet=bundle.denoiser, scheduler=scheduler)
     pipeline.save_pretrained(folder)
-    if _has_stages(bundle):
-        _add_class(folder, type(bundle.denoiser).__name__)
+    name = _own_code(bundle.denoiser)
+    if name is not None:
+        _add_class(folder, name, type(bundle.denoiser).__name__)
     # safetensors lets nobody but the owner read its files
     for weights in folder.rglob("*.safetensors"):
         weights.chmod((folder / "model_index.json").stat().st_mode)
 
 
-_CODE = "multistage"
-"""The name under which the networks with stages go with a pipeline."""
+_CODE: dict[str, tuple[type[ModelMixin], str]] = {
+    "multistage": (networks.MultistageModel, networks.__file__),
+    "unconditional_dit": (unconditional_dit.UnconditionalDiT, unconditional_dit.__file__),
+}
+"""Classes that diffusers lacks, and the files that go with a pipeline, under these names."""
 
 
-def _has_stages(bundle: Bundle) -> bool:
-    return isinstance(bundle.denoiser, networks.MultistageModel)
+def _own_code(denoiser: ModelMixin) -> str | None:
+    """The name of the file that the denoiser's class is in, unless diffusers has it."""
+    return next((name for name, (kind, _) in _CODE.items() if isinstance(denoiser, kind)), None)
 
 
-def _add_class(folder: Path, name: str) -> None:
+def _add_class(folder: Path, code: str, name: str) -> None:
     """Put a class that diffusers lacks where it looks with `trust_remote_code=True`."""
-    shutil.copyfile(networks.__file__, folder / "unet" / f"{_CODE}.py")
+    shutil.copyfile(_CODE[code][1], folder / "unet" / f"{code}.py")
     index = folder / "model_index.json"
     content = json.loads(index.read_text(encoding="utf-8"))
-    content["unet"] = [_CODE, name]
+    content["unet"] = [code, name]
     index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
