@@ -21,6 +21,10 @@ from rich.console import Console
 
 import run_search
 from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
+from stepsearch.diffusion.datasets import Dataset
+from stepsearch.diffusion.denoisers import PretrainedConfig, UNetConfig
+from stepsearch.diffusion.denoisers.saved import WEIGHTS
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import StepsearchError
 from stepsearch.sampling.bundle import load_strategy
 from stepsearch.search.closing import show_report
@@ -253,6 +257,33 @@ def written() -> bytes:
 def test_a_damaged_checkpoint(content: bytes, scratch: Path) -> None:
     (scratch / "checkpoint.pt").write_bytes(content)
     read_or_refused(lambda: read_checkpoint(scratch / "checkpoint.pt"))
+
+
+@pytest.fixture(scope="module")
+def network(scratch: Path) -> tuple[dict[str, Any], bytes]:
+    """What diffusers writes of a small network: config.json, and its weights."""
+    folder = scratch / "network"
+    UNetConfig(channels=(8, 8), attention="none").build((1, 8, 8), seed=0).save_pretrained(folder)
+    return json.loads((folder / "config.json").read_text()), (folder / WEIGHTS).read_bytes()
+
+
+@fuzz(60)
+@given(data=st.data())
+def test_a_damaged_network(
+    data: st.DataObject, network: tuple[dict[str, Any], bytes], scratch: Path
+) -> None:
+    config, weights = network
+    start = bytes(weights[:3000])  # most of the header
+    if data.draw(st.booleans()):
+        config = data.draw(changed(config))
+    else:
+        weights = data.draw(damaged(start)) + weights[3000:]
+    (scratch / "network" / "config.json").write_text(json.dumps(config))
+    (scratch / "network" / WEIGHTS).write_bytes(weights)
+    image = torch.zeros(1, 1, 8, 8)
+    images = Dataset("noise", image, image, None, None, "")
+    denoiser = PretrainedConfig(path=scratch / "network")
+    read_or_refused(lambda: denoiser.build_for(images, VPConfig().build(), 0))
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,15 @@ IN_THE_FILE = [
      "(.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp): {cwd}/searches"),
     ("trainer.denoiser.channels=[8, 12]",
      "trainer.denoiser.channels must be multiples of groups (8), got (8, 12)"),
+    ("trainer.denoiser={preset: ddpm}", "trainer.denoiser.preset must be one of 'ddpm_cifar10', "
+     "'ddpm_256' or 'ldm_celebahq', got 'ddpm'"),
+    ("trainer.denoiser={kind: dit, layers: 0}",
+     "trainer.denoiser.layers must be at least 1, got 0"),
+    ("trainer.denoiser={kind: pretrained}", "trainer.denoiser.path is required"),
+    ("trainer.denoiser={kind: pretrained, path: searches}", "denoiser.path must hold a "
+     "config.json, also in unet/ or transformer/, got '{cwd}/searches'"),
+    ("trainer.denoiser.kind=uvit", "trainer.denoiser.kind must be one of 'unet', 'dit', "
+     "'multistage_unet', 'multistage_dit', 'pretrained', got 'uvit'"),
     ("trainer.sampler.num_steps=3", "sampler.num_steps must divide T = 1000, got 3"),
     ("trainer.noise.schedule=linaer", "trainer.noise.schedule must be one of 'linear', 'quad', "
      "'cosine', 'scaled_linear' or 'const', got 'linaer'"),

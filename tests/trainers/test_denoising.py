@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from stepsearch.diffusion.multistage.accounting import stage_costs
@@ -153,6 +154,44 @@ def test_a_denoiser_with_stages_is_trained_judged_counted_and_exported(tmp_path:
         provenance={**origin, "metrics": metrics, "baseline": {}},
     )
     assert (tmp_path / "bundle" / "pipeline" / "unet" / "multistage.py").exists()
+
+
+def test_a_transformer_is_trained_exported_and_trained_on(tmp_path: Path) -> None:
+    """Its bundle's pipeline is the start of the next trial."""
+    small = {
+        "training": {"batch_size": 32, "warmup_steps": 2},
+        "sampler": {"num_steps": 2},
+        "judge": {"samples": 32, "classifier": {"budget": 1000}},
+    }
+    config = trainer(denoiser={"kind": "dit", "layers": 1, "head_width": 8}, **small)
+    config.check(workers=1)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    listener = Listener(last=64)
+    run(Trial(0, config, 0, (64,), first, tmp_path), listener)
+    assert all(math.isfinite(value) for value in listener.heard[64].values())
+    origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
+    bundle = tmp_path / "bundle"
+    config.export(
+        bundle,
+        trial=first,
+        budget=64,
+        recipe="",
+        leaderboard=pd.DataFrame({"trial": [0]}),
+        provenance={**origin, "metrics": listener.heard[64], "baseline": {}},
+    )
+    assert (bundle / "pipeline" / "unet" / "unconditional_dit.py").exists()
+    saved = {"kind": "pretrained", "path": str(bundle / "pipeline")}
+    further = trainer(denoiser=saved, **small)
+    further.check(workers=1)
+    start = further.training_for(0, budget=64).denoiser.state_dict()
+    training = config.training_for(0, budget=64)
+    training.load(first / CHECKPOINT)
+    averaged = training.ema.state_dict()
+    assert all(torch.equal(start[name], value) for name, value in averaged.items())
+    run(Trial(0, further, 0, (64,), second, tmp_path), listener)
+    assert further.probe(gpu=False).step_s > 0
 
 
 def test_fewer_workers_than_stages_are_refused_where_each_has_one() -> None:

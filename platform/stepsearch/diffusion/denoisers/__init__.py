@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from stepsearch.diffusion.denoisers.base import DenoiserConfig
 from stepsearch.diffusion.denoisers.dit import DiTConfig
 from stepsearch.diffusion.denoisers.multistage import MultistageDiTConfig, MultistageUNetConfig
+from stepsearch.diffusion.denoisers.pretrained import PretrainedConfig
 from stepsearch.diffusion.denoisers.unet import UNetConfig
 
 DENOISERS: dict[str, type[DenoiserConfig]] = {
@@ -16,6 +17,7 @@ DENOISERS: dict[str, type[DenoiserConfig]] = {
     "dit": DiTConfig,
     "multistage_unet": MultistageUNetConfig,
     "multistage_dit": MultistageDiTConfig,
+    "pretrained": PretrainedConfig,
 }
 
 
@@ -25,7 +27,7 @@ def _unet_unless_said(denoiser: Any) -> Any:
 
 AnyDenoiser = Annotated[
     Annotated[
-        UNetConfig | DiTConfig | MultistageUNetConfig | MultistageDiTConfig,
+        UNetConfig | DiTConfig | MultistageUNetConfig | MultistageDiTConfig | PretrainedConfig,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_unet_unless_said),
@@ -38,5 +40,6 @@ __all__ = [
     "DiTConfig",
     "MultistageDiTConfig",
     "MultistageUNetConfig",
+    "PretrainedConfig",
     "UNetConfig",
 ]

@@ -1,0 +1,37 @@
+"""A network that diffusers has saved, to train on from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from stepsearch.config import AbsolutePath
+from stepsearch.diffusion.datasets import Dataset
+from stepsearch.diffusion.denoisers.base import DenoiserConfig, initial_weights
+from stepsearch.diffusion.denoisers.saved import load_network, network_folder, read_saved
+from stepsearch.diffusion.noise import NoiseProcess
+
+
+class PretrainedConfig(DenoiserConfig):
+    """The U-Net or the diffusion transformer in a folder; its weights are the same for all seeds.
+
+    No code in the folder is run, and weights are read from safetensors only.
+    """
+
+    kind: Literal["pretrained"] = "pretrained"
+    path: AbsolutePath
+    """What diffusers' `save_pretrained` wrote, wherever the worker runs: a model, or a pipeline
+    with one in `unet/` or `transformer/`."""
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Raise UserError unless the folder has a network for images of `shape` (C, H, W)."""
+        folder = network_folder(self.path)
+        read_saved(folder).check(shape, folder)
+
+    def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> torch.nn.Module:
+        folder = network_folder(self.path)
+        saved = read_saved(folder)
+        saved.check(data.shape, folder)
+        with initial_weights(seed):  # diffusers draws some before it reads them
+            return load_network(folder, saved)

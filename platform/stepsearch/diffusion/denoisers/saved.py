@@ -1,0 +1,196 @@
+"""Networks in folders as diffusers writes them: what config.json says, within bounds."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from stepsearch.config import Config, parse
+from stepsearch.diffusion.denoisers.base import Channels
+from stepsearch.diffusion.denoisers.dit import Layers
+from stepsearch.errors import UserError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+_LARGEST_CONFIG = 2**16
+"""Bytes of a config.json."""
+_LARGEST_GIB = 10
+"""GiB of weights; diffusers cuts larger ones into several files."""
+_FEWEST_BYTES = 2
+"""Of a weight, in half precision."""
+
+_LONGEST_REASON = 300
+
+_Side = Annotated[int, Field(ge=1, le=1024)]
+
+
+def _twice(size: Any) -> Any:
+    return (size, size) if isinstance(size, int) else size
+
+
+class SavedNetwork(Config, ABC):
+    """The keys of config.json that decide whether the network fits, and how large it is."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    in_channels: Channels
+    out_channels: Channels | None = None
+    sample_size: Annotated[tuple[_Side, _Side], BeforeValidator(_twice)]
+    quantization_config: None = None
+
+    @staticmethod
+    @abstractmethod
+    def network() -> Any:
+        """The class that loads it."""
+
+    def check(self, shape: tuple[int, int, int], folder: Path) -> None:
+        """Raise UserError unless it maps images of `shape` (C, H, W) to such images."""
+        channels, height, width = shape
+        out = self.in_channels if self.out_channels is None else self.out_channels
+        if (self.in_channels, out) != (channels, channels):
+            raise UserError(
+                f"denoiser.path must be a network with {channels} channels in and out, as the data"
+                f" set has, got {self.in_channels} in and {out} out: {folder}"
+            )
+        if self.sample_size != (height, width):
+            raise UserError(
+                f"denoiser.path must be a network for the data set's {height}x{width} pixels,"
+                f" got sample_size {'x'.join(map(str, self.sample_size))}: {folder}"
+            )
+
+
+class SavedUNet(SavedNetwork):
+    """UNet2DModel without classes, told the time by sines: those go between timesteps."""
+
+    block_out_channels: tuple[Channels, ...] = Field(min_length=1, max_length=8)
+    layers_per_block: int = Field(default=2, ge=1, le=8)
+    time_embedding_type: Literal["positional"] = "positional"
+    time_embedding_dim: Annotated[int, Field(ge=1, le=16_384)] | None = None
+    class_embed_type: None = None
+    num_class_embeds: None = None
+
+    @staticmethod
+    def network() -> Any:
+        from diffusers import UNet2DModel
+
+        return UNet2DModel
+
+
+class SavedDiT(SavedNetwork):
+    """DiTTransformer2DModel; of one with classes, the null class is trained on."""
+
+    num_layers: Layers
+    num_attention_heads: int = Field(ge=1, le=64)
+    attention_head_dim: int = Field(ge=1, le=256)
+    patch_size: int = Field(ge=1, le=64)
+    num_embeds_ada_norm: int = Field(ge=0, le=100_000)
+
+    @staticmethod
+    def network() -> Any:
+        from stepsearch.diffusion.denoisers.unconditional_dit import UnconditionalDiT
+
+        return UnconditionalDiT
+
+
+SAVED: dict[str, type[SavedNetwork]] = {
+    "UNet2DModel": SavedUNet,
+    "DiTTransformer2DModel": SavedDiT,
+    "UnconditionalDiT": SavedDiT,
+}
+"""By config.json's `_class_name`; the last is what a `dit` is exported as."""
+
+
+def network_folder(path: Path) -> Path:
+    """`path`, or the part of the pipeline there. Raises UserError if no network is in it."""
+    if not path.is_dir():
+        raise UserError(f"denoiser.path must be an existing folder, got {str(path)!r}")
+    for folder in (path, path / "unet", path / "transformer"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(
+        f"denoiser.path must hold a config.json, also in unet/ or transformer/, got {str(path)!r}"
+    )
+
+
+def read_saved(folder: Path) -> SavedNetwork:
+    """What config.json says; the weights are there, but were not read.
+
+    Raises UserError if either is missing, too large, or of another kind.
+    """
+    file = folder / "config.json"
+    content = _json(file)
+    name = content.get("_class_name")
+    if not isinstance(name, str) or name not in SAVED:
+        choices = ", ".join(map(repr, SAVED))
+        raise UserError(f"{file}: _class_name must be one of {choices}, got {str(name)[:100]!r}")
+    _check_weights(folder)
+    try:
+        return parse(SAVED[name], content)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(_LARGEST_CONFIG + 1)
+    except OSError as error:
+        raise UserError(f"{file}: must be a readable file: {error.strerror or error}") from None
+    if len(text) > _LARGEST_CONFIG:
+        raise UserError(f"{file}: must have at most {_LARGEST_CONFIG} bytes, got more")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: must be JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: must be a mapping, got a {type(content).__name__}")
+    return content
+
+
+def _check_weights(folder: Path) -> None:
+    file = folder / WEIGHTS
+    if not file.is_file() or (folder / f"{WEIGHTS}.index.json").exists():
+        raise UserError(
+            f"denoiser.path must hold its weights in one file {WEIGHTS}, got {str(folder)!r}"
+        )
+    if file.stat().st_size > _LARGEST_GIB * 2**30:
+        raise UserError(
+            f"denoiser.path must hold at most {_LARGEST_GIB} GiB of weights,"
+            f" got {file.stat().st_size / 2**30:.1f} GiB: {folder}"
+        )
+
+
+def load_network(folder: Path, saved: SavedNetwork) -> torch.nn.Module:
+    """The network on the CPU, in float32. Raises UserError unless config and weights agree.
+
+    No more memory is taken than the file of weights allows.
+    """
+    network = saved.network()
+    try:
+        with torch.device("meta"):
+            sketch = network.from_config(network.load_config(folder, local_files_only=True))
+        expected = sum(parameter.numel() for parameter in sketch.parameters())
+        if expected * _FEWEST_BYTES > (size := (folder / WEIGHTS).stat().st_size):
+            raise ValueError(f"{expected} weights, but {size} bytes for them")
+        loaded, info = network.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+        if strangers := [*info["missing_keys"], *info["unexpected_keys"]]:
+            raise ValueError(f"{strangers[0]} in one of them only")
+    except Exception as error:  # of diffusers and torch, whatever the values make them raise
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        raise UserError(
+            f"denoiser.path must hold weights that fit its config.json, got {reason}: {folder}"
+        ) from error
+    trainable: torch.nn.Module = loaded.train()
+    return trainable
