@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 import search_spaces as spaces
 from search_spaces import SpeedSpace
 from stepsearch.config import parse
+from stepsearch.diffusion.denoisers import DENOISERS
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.trial import TrainerFacts
@@ -69,6 +70,34 @@ def test_the_searches_on_the_page_on_stages_can_be_run() -> None:
         config = trainer(**data.pop("trainer"))
         config.check(workers=2)
         spaces.space(data["space"]).check(config.facts())
+        parse(SearchConfig, {**data, "trainer": config, "space": spaces.space(data["space"])})
+
+
+def test_the_page_on_denoisers_counts_their_parameters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs/denoisers.md").read_text()
+    (counts,) = blocks("docs/denoisers.md")
+    exec(compile(counts, "docs/denoisers.md", "exec", dont_inherit=True), {})
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 15
+    assert all(f"\n{row}" in page for row in rows)
+
+
+def test_the_page_on_denoisers_names_all_kinds_and_fields() -> None:
+    page = (ROOT / "docs/denoisers.md").read_text()
+    assert all(f"`{kind}`" in page for kind in DENOISERS)
+    for kind in ("unet", "dit", "pretrained"):
+        (row,) = re.findall(rf"^\| `{kind}` \|.*$", page, flags=re.MULTILINE)
+        fields = DENOISERS[kind].model_fields.keys() - {"kind", "preset"}
+        assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == fields
+
+
+def test_the_searches_on_the_page_on_denoisers_are_read() -> None:
+    page = (ROOT / "docs/denoisers.md").read_text()
+    for example in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL):
+        data = yaml.safe_load(example)
+        config = trainer(**data.pop("trainer"))
         parse(SearchConfig, {**data, "trainer": config, "space": spaces.space(data["space"])})
 
 

@@ -10,7 +10,7 @@ from stepsearch.diffusion.denoisers import DiTConfig, UNetConfig
 from stepsearch.diffusion.denoisers.dit import Size
 from stepsearch.errors import UserError
 
-# config.json of google/ddpm-cifar10-32, google/ddpm-celebahq-256 and CompVis/ldm-celebahq-256
+# config.json of google/ddpm-cifar10-32, google/ddpm-cat-256 and CompVis/ldm-celebahq-256
 COMMON = {"mid_block_scale_factor": 1, "center_input_sample": False, "act_fn": "silu"}
 DDPM = COMMON | {
     "attention_head_dim": None,

@@ -81,8 +81,8 @@ class UNetConfig(UNetShape, Preset):
             "head_width": 32,
         },
     }
-    """ddpm_cifar10 and ddpm_256: Ho et al., appendix B; google/ddpm-cifar10-32 and -celebahq-256
-    on the hub, whose configs leave the dropout of training out. ldm_celebahq: 64x64 latents
+    """ddpm_cifar10, ddpm_256: Ho et al., appendix B; google/ddpm-cifar10-32 and ddpm-cat-256 on
+    the hub, whose configs leave the dropout of training out. ldm_celebahq: 64x64 latents
     (Rombach et al. 2022, table 12; CompVis/ldm-celebahq-256)."""
 
     kind: Literal["unet"] = "unet"
