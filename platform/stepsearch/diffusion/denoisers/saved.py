@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,10 +9,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from stepsearch.config import Config, parse
+from stepsearch.config import Config
 from stepsearch.diffusion.denoisers.base import Channels
 from stepsearch.diffusion.denoisers.dit import Layers
 from stepsearch.errors import UserError
+from stepsearch.json_file import parse_file, read_mapping
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -123,33 +123,13 @@ def read_saved(folder: Path) -> SavedNetwork:
     Raises UserError if either is missing, too large, or of another kind.
     """
     file = folder / "config.json"
-    content = _json(file)
+    content = read_mapping(file, _LARGEST_CONFIG)
     name = content.get("_class_name")
     if not isinstance(name, str) or name not in SAVED:
         choices = ", ".join(map(repr, SAVED))
         raise UserError(f"{file}: _class_name must be one of {choices}, got {str(name)[:100]!r}")
     _check_weights(folder)
-    try:
-        return parse(SAVED[name], content)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(_LARGEST_CONFIG + 1)
-    except OSError as error:
-        raise UserError(f"{file}: must be a readable file: {error.strerror or error}") from None
-    if len(text) > _LARGEST_CONFIG:
-        raise UserError(f"{file}: must have at most {_LARGEST_CONFIG} bytes, got more")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: must be JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: must be a mapping, got a {type(content).__name__}")
-    return content
+    return parse_file(file, SAVED[name], content)
 
 
 def _check_weights(folder: Path) -> None:

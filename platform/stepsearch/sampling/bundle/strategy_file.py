@@ -14,7 +14,7 @@ from stepsearch.config import Config, parse
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.errors import UserError
-from stepsearch.sampling.files import read_json
+from stepsearch.json_file import read_json
 from stepsearch.strategies import FloatArray, PredictionType, Strategy, StrategyConfig
 from stepsearch.strategies.base import snr
 from stepsearch.strategies.carry import carry_density, carry_weight

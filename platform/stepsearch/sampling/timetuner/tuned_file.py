@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from stepsearch.config import Config
-from stepsearch.sampling.files import read_json
+from stepsearch.json_file import read_json
 from stepsearch.sampling.timetuner.network import TauScope
 from stepsearch.sampling.timetuner.samplers import SolverConfig
 
