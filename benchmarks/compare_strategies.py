@@ -19,17 +19,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from benchmarks.compared import Compared, picture, show
 from benchmarks.published import ablation, agreement
 from benchmarks.recording import Job, record, recorded
 from run_search import CURVES as SPEED_CURVES
+from stepsearch.search.ranks import spearman
 from stepsearch.simulation.curves import Curves
 from trainers import DenoisingConfig, trainer
 
+Runs = Mapping[str, Sequence[pd.DataFrame]]
+"""A table of reports a seed, by strategy."""
+DATASETS = ("digits", "mnist")
 CURVES = Path(__file__).parent / "curves" / "strategies.csv"
 PLAIN = (
     "uniform",
@@ -75,9 +82,30 @@ def configured(job: Job, data: Mapping[str, Any]) -> DenoisingConfig:
     return recipe(data, strategies(job.images)[job.variant])
 
 
+def on_all_seeds(found: Mapping[Job, pd.DataFrame], jobs: Sequence[Job]) -> Runs:
+    """The curves of each strategy that has one of every seed."""
+    names = dict.fromkeys(job.variant for job in jobs)
+    return {
+        name: [found[job] for job in jobs if job.variant == name]
+        for name in names
+        if all(job in found for job in jobs if job.variant == name)
+    }
+
+
+def carried(compared: Compared, elsewhere: Runs) -> float | None:
+    """Print and return Spearman's rho of the order here and on another data set, at the end."""
+    names = [name for name in compared.names if name in elsewhere]
+    ends = dict(zip(compared.names, compared.effect[:, -1].tolist(), strict=True))
+    there = [float(np.mean([np.log(run["fd"].iloc[-1]) for run in elsewhere[n]])) for n in names]
+    rho = spearman([ends[name] for name in names], there)
+    if rho is not None:
+        print(f"order of {len(names)} strategies on the other data set: rho {rho:.2f}")
+    return rho and round(rho, 3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dataset", choices=("digits", "mnist"), default="digits")
+    parser.add_argument("--dataset", choices=DATASETS, default="digits")
     parser.add_argument("--images", type=int, default=38_400, help="of each training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--reports", type=int, default=5, help="of each training")
@@ -95,15 +123,14 @@ def main() -> None:
     if not asked.as_it_is:
         record(jobs, configured, asked.out, asked.reports, asked.processes)
     found = recorded(asked.out)
-    whole = {
-        name: [found[job] for job in jobs if job.variant == name]
-        for name in names
-        if all(job in found for job in jobs if job.variant == name)
-    }
+    whole = on_all_seeds(found, jobs)
     print("not recorded on all seeds:", [name for name in names if name not in whole])
     compared = Compared.of(whole, asked.dataset)
     result = {"benchmark": "compare_strategies", "dataset": asked.dataset, "images": asked.images}
     result |= show(compared) | {"published": agreement(compared)}
+    (other,) = {*DATASETS} - {asked.dataset}
+    elsewhere = on_all_seeds(found, [job._replace(dataset=other) for job in jobs])
+    result[f"order_on_{other}"] = carried(compared, elsewhere)
     if asked.dataset == "digits":
         result["table_12"] = ablation(Curves.read(SPEED_CURVES))
     if asked.figure:
