@@ -13,6 +13,7 @@ import torch
 from stepsearch.diffusion.datasets import Dataset, scaled
 from stepsearch.diffusion.training import Training
 from stepsearch.evaluation.classifier import train_classifier
+from stepsearch.evaluation.features.network import Network, NetworkConfig
 from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels
 from stepsearch.sampling.sampler import SamplerConfig, generate
 from stepsearch.search.trial import Cost
@@ -20,6 +21,8 @@ from stepsearch.search.trial import Cost
 _LONG_ENOUGH_S = 0.4
 _JUDGED = 1000
 """Training images and samples that the judge is timed on, at most."""
+_SEEN = 32
+"""The same for a network that was trained elsewhere."""
 
 Clock = Callable[[], float]
 
@@ -31,8 +34,8 @@ def measure(training: Training, sampler: SamplerConfig, judge: JudgeConfig, data
     temporary folder only; the training has moved on by some steps.
     """
     torch.set_num_threads(1)
-    size = training.config.batch_size
-    clock = time.process_time if training.workers.device.type == "cpu" else time.perf_counter
+    size, device = training.config.batch_size, training.workers.device
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def draw(images: int) -> None:
         generate(
@@ -54,8 +57,8 @@ def measure(training: Training, sampler: SamplerConfig, judge: JudgeConfig, data
                 lambda steps: training.run(training.images_seen + steps * size), clock
             ),
             evaluation_s=judge.samples * _seconds_a_unit(draw, clock, most=judge.samples)
-            + _scoring(judge, data, Path(scratch), clock),
-            prepare_s=_learning(judge, data, clock),
+            + _scoring(judge, data, Path(scratch), clock, device),
+            prepare_s=_preparing(judge, data, clock, device),
             checkpoint_bytes=_checkpoint(training, Path(scratch)),
         )
 
@@ -70,9 +73,10 @@ def measure_drawing(
     step_s = _seconds_a_unit(lambda steps: draw(steps * batch_size), clock)
     if judge is None:
         return Cost(batch_size, step_s, 0.0, 0.0, 0)
+    device = torch.device("cuda" if gpu else "cpu")
     with TemporaryDirectory() as scratch:
-        scoring = _scoring(judge, data, Path(scratch), clock)
-    return Cost(batch_size, step_s, scoring, _learning(judge, data, clock), 0)
+        scoring = _scoring(judge, data, Path(scratch), clock, device)
+    return Cost(batch_size, step_s, scoring, _preparing(judge, data, clock, device), 0)
 
 
 def _seconds_a_unit(work: Callable[[int], object], clock: Clock, most: int = 2**20) -> float:
@@ -87,15 +91,18 @@ def _seconds_a_unit(work: Callable[[int], object], clock: Clock, most: int = 2**
         units = min(2 * units, most)
 
 
-def _scoring(judge: JudgeConfig, data: Dataset, scratch: Path, clock: Clock) -> float:
+def _scoring(
+    judge: JudgeConfig, data: Dataset, scratch: Path, clock: Clock, device: torch.device
+) -> float:
     """Seconds to score `judge.samples` images, from a part of them against a part of the data.
 
-    The classifier has had one step of training, which makes no difference to the time.
+    A classifier has had one step of training, which makes no difference to the time.
     """
-    train, labels = _part(data)
     hasty = judge.classifier.model_copy(update={"budget": 1})
+    is_network = isinstance(judge.features, NetworkConfig)
+    train, labels = _part(data, _SEEN if is_network else _JUDGED)
     judged = Judge.prepare(
-        judge.model_copy(update={"classifier": hasty}),
+        judge if is_network else judge.model_copy(update={"classifier": hasty}),
         data.name,
         train,
         scaled(data.held_out),
@@ -103,17 +110,38 @@ def _scoring(judge: JudgeConfig, data: Dataset, scratch: Path, clock: Clock) -> 
         data.held_out_labels,
         data.fingerprint,
         scratch,
+        device,
     )
     images = train[: judge.samples]
     begun = clock()
     judged.score(images)
-    share = len(images) / judge.samples * len(train) / len(data.train)
-    return (clock() - begun) / share
+    seconds = clock() - begun
+    if isinstance(judge.features, NetworkConfig):
+        # Its distances cost about as much for any number of images; looking at them does not.
+        return seconds + judge.samples * _looking(judge.features, data, clock, device)
+    return seconds / (len(images) / judge.samples * len(train) / len(data.train))
+
+
+def _preparing(judge: JudgeConfig, data: Dataset, clock: Clock, device: torch.device) -> float:
+    """Seconds to train the judge's classifier, or to look at the training images."""
+    if isinstance(judge.features, NetworkConfig):
+        return len(data.train) * _looking(judge.features, data, clock, device)
+    return _learning(judge, data, clock)
+
+
+def _looking(features: NetworkConfig, data: Dataset, clock: Clock, device: torch.device) -> float:
+    """Seconds that a network takes for an image."""
+    network, (images, _) = Network(features.load()), _part(data, _SEEN)
+    network.observe(images[:2], device)  # the first pass allocates
+    begun = clock()
+    network.observe(images, device)
+    return (clock() - begun) / len(images)
 
 
 def _learning(judge: JudgeConfig, data: Dataset, clock: Clock) -> float:
     """Seconds to train the judge's classifier, from some of its steps."""
-    train, labels = _part(data)
+    train, some = _part(data, _JUDGED)
+    labels, _ = check_labels(data.name, some, data.held_out_labels)
     config = judge.classifier
 
     def learn(steps: int) -> None:
@@ -124,11 +152,11 @@ def _learning(judge: JudgeConfig, data: Dataset, clock: Clock) -> float:
     return steps * _seconds_a_unit(learn, clock, most=steps)
 
 
-def _part(data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+def _part(data: Dataset, most: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Training images and labels, evenly thinned out where there are many."""
-    labels, _ = check_labels(data.name, data.train_labels, data.held_out_labels)
-    stride = math.ceil(len(data.train) / _JUDGED)
-    return scaled(data.train[::stride]), labels[::stride]
+    stride = math.ceil(len(data.train) / most)
+    labels = None if data.train_labels is None else data.train_labels[::stride]
+    return scaled(data.train[::stride]), labels
 
 
 def _checkpoint(training: Training, scratch: Path) -> int:

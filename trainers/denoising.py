@@ -17,14 +17,14 @@ from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
 from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
-from stepsearch.evaluation.judge import JudgeConfig, check_labels, score_names
+from stepsearch.evaluation.judge import JudgeConfig, score_names
 from stepsearch.sampling.sampler import SamplerConfig
 from stepsearch.search.trial import Cost, Run, TrainerFacts
 from stepsearch.strategies import AnyStrategy, PredictionType, Strategy, UniformConfig
 from stepsearch.strategies.staged import build_staged
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
-from trainers.judging import prepare_judge
+from trainers.judging import check_judge, prepare_judge
 from trainers.rows import last_strategy, read_rows
 from trainers.training_trial import CHECKPOINT, SAMPLING_SEED, run
 
@@ -70,22 +70,22 @@ class DenoisingConfig(Config):
         Workers(size=workers).share(self.training.batch_size)
         if self.denoiser.stages_apart:
             check_stage_workers(workers, self.denoiser.stages_apart)
-        check_labels(data.name, data.train_labels, data.held_out_labels)
+        check_judge(self.judge, data)
         self.denoiser.check(data.shape)
         self.noise.check(self._target)
         self._strategy(process)
         self.sampler.check(process)
 
     def resolved(self) -> DenoisingConfig:
-        """It depends on nothing that may change."""
-        return self
+        """With the path of the judge's weights that the environment holds."""
+        return self.model_copy(update={"judge": self.judge.resolved()})
 
     def warm_up(self) -> None:
         """The data, and diffusers, which takes seconds."""
         self.denoiser.build_for(self.dataset.load(), self.noise.build(), seed=0)
 
     def prepare(self, cache: Path) -> Mapping[str, float]:
-        """Train the judge's classifier once; its accuracy, and the scores of real images."""
+        """Make the judge once; the scores of real images."""
         return prepare_judge(self.judge, self.dataset, cache)
 
     def probe(self, *, gpu: bool) -> Cost:
@@ -101,8 +101,8 @@ class DenoisingConfig(Config):
         return strategy_chart(p, strategy.w, width=width)
 
     def objective(self) -> str:
-        """The Frechet distance in the features of a classifier of this data set."""
-        return f"fd_{self.dataset.load().name}"
+        """The Frechet distance in the judge's features; KID where images are too few for it."""
+        return self.judge.features.objective(self.dataset.load().name, self.judge.samples)
 
     def guards(self) -> Mapping[str, float]:
         """A feature distance alone crowns samples full of static (docs/metrics.md)."""
@@ -193,4 +193,5 @@ class DenoisingConfig(Config):
 
     def _scores(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The judge's part of the metrics; the rest depends on the strategy or the machine."""
-        return {k: v for k, v in metrics.items() if k in score_names(self.dataset.load().name)}
+        names = score_names(self.judge, self.dataset.load().name)
+        return {k: v for k, v in metrics.items() if k in names}

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from stepsearch.diffusion.datasets import AnyDataset, scaled
-from stepsearch.evaluation.judge import Judge, JudgeConfig
+from stepsearch.diffusion.datasets import AnyDataset, Dataset, scaled
+from stepsearch.evaluation.features.network import NetworkConfig, check_channels
+from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels
+
+logger = logging.getLogger(__name__)
+
+_CPU = torch.device("cpu")
+
+
+def check_judge(config: JudgeConfig, data: Dataset) -> None:
+    """Raise UserError unless the data set has what the judge's features need, and it is there."""
+    if isinstance(config.features, NetworkConfig):
+        check_channels(data.shape[0])
+        config.features.check()
+    else:
+        check_labels(data.name, data.train_labels, data.held_out_labels)
 
 
 @lru_cache(maxsize=2)
-def judge_of(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Judge:
-    """Once a process; its classifier is trained where `cache` does not hold it yet."""
+def judge_of(
+    config: JudgeConfig, dataset: AnyDataset, cache: Path, device: torch.device = _CPU
+) -> Judge:
+    """Once a process; what `cache` does not hold yet, a classifier for example, is made."""
     data = dataset.load()
     return Judge.prepare(
         config,
@@ -25,12 +42,28 @@ def judge_of(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Judge:
         data.held_out_labels,
         data.fingerprint,
         cache,
+        device,
     )
 
 
 def prepare_judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Mapping[str, float]:
-    """Train the judge's classifier; its accuracy, and the scores of real images."""
+    """Train the judge's classifier, or look at the training images with its network, on a GPU
+    where this process sees one; the classifier's accuracy, and the scores of real images."""
     torch.set_num_threads(1)
-    judge = judge_of(config, dataset, cache)
-    real = {f"real_{name}": value for name, value in judge.reference().items()}
-    return {"judge_accuracy": judge.accuracy} | real
+    if isinstance(config.features, NetworkConfig):
+        _warn_of_few(config.features, config.samples, len(dataset.load().train))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    judge = judge_of(config, dataset, cache, device)
+    accuracy = {} if judge.accuracy is None else {"judge_accuracy": judge.accuracy}
+    return accuracy | {f"real_{name}": value for name, value in judge.reference().items()}
+
+
+def _warn_of_few(features: NetworkConfig, samples: int, train: int) -> None:
+    """Where a covariance is singular, a Frechet distance's bias is as large as itself."""
+    for what, n in (("judge.samples", samples), ("the training images", train)):
+        if n <= features.dimensions:
+            logger.warning(
+                "%s should be more than the network's %d features for a Frechet distance, got %d: "
+                "go by the kernel distance, which is unbiased",
+                *(what, features.dimensions, n),
+            )

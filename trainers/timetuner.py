@@ -14,8 +14,9 @@ from torch import Tensor
 from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.errors import UserError
-from stepsearch.evaluation.distances import frechet_distance, statistics
-from stepsearch.evaluation.judge import JudgeConfig, check_labels, pixel_features
+from stepsearch.evaluation import frechet_distance, statistics
+from stepsearch.evaluation.features.base import ScoreNames
+from stepsearch.evaluation.judge import JudgeConfig, pixel_features
 from stepsearch.sampling.timetuner import (
     EndToEndConfig,
     GradientConfig,
@@ -31,7 +32,7 @@ from stepsearch.search.trial import Cost, Run, TrainerFacts
 from trainers.checkpoint import AnyCheckpoint, look
 from trainers.cost import measure_drawing
 from trainers.drawing_trial import TIMES, run
-from trainers.judging import prepare_judge
+from trainers.judging import check_judge, prepare_judge
 from trainers.tuning import STRATEGIES, bench
 
 if TYPE_CHECKING:
@@ -92,15 +93,20 @@ class TimeTunerConfig(Config):
 
     @property
     def judges(self) -> bool:
-        """Whether there are labels, and so a judge."""
+        """Whether there are labels, or the judge needs none."""
         data = self.dataset.load()
-        return data.train_labels is not None and data.held_out_labels is not None
+        has_labels = data.train_labels is not None and data.held_out_labels is not None
+        return has_labels or not self.judge.features.needs_labels
+
+    @property
+    def judged(self) -> ScoreNames:
+        """What the judge's scores are called."""
+        return self.judge.features.names(self.dataset.load().name)
 
     @property
     def primary(self) -> str:
         """The score that trials are compared by."""
-        name = self.dataset.load().name
-        judged = {"frechet": f"fd_{name}", "kid": f"kid_{name}"}
+        judged = {"frechet": self.judged.fd, "kid": self.judged.kid}
         return (judged | {"energy": "energy", "teacher": "gap"})[self.score]
 
     @property
@@ -120,9 +126,11 @@ class TimeTunerConfig(Config):
                 "more lanes try more times at once"
             )
         data, T = self.dataset.load(), len(look(self.checkpoint).alpha_bar)
-        if self.score in ("frechet", "kid"):
+        if not self.judge.features.needs_labels:
+            check_judge(self.judge, data)
+        elif self.score in ("frechet", "kid"):
             try:
-                check_labels(data.name, data.train_labels, data.held_out_labels)
+                check_judge(self.judge, data)
             except UserError as error:
                 raise UserError(f"{error}, or take score energy") from None
         self.sampler.check(T)
@@ -132,15 +140,18 @@ class TimeTunerConfig(Config):
         bench(self.checkpoint, self.dataset, torch.device("cpu"))
 
     def resolved(self) -> TimeTunerConfig:
-        """With the number of the trial that is the earlier search's best one now."""
-        return self.model_copy(update={"checkpoint": self.checkpoint.pinned()})
+        """With the number of the trial that is the earlier search's best one now, and the path of
+        the judge's weights that the environment holds."""
+        return self.model_copy(
+            update={"checkpoint": self.checkpoint.pinned(), "judge": self.judge.resolved()}
+        )
 
     def warm_up(self) -> None:
         """The data and the denoiser; every later trial finds them in this process."""
         bench(self.checkpoint, self.dataset, torch.device("cpu"))
 
     def prepare(self, cache: Path) -> Mapping[str, float]:
-        """Train the judge's classifier once; its accuracy, and the scores of real images."""
+        """Make the judge once; the scores of real images."""
         if not self.judges:
             return {}
         return prepare_judge(self.judge, self.dataset, cache)

@@ -108,8 +108,8 @@ def _evaluate(
     pictures = trial.folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
-    scores = judge_of(config.judge, config.dataset, trial.cache).score(images)
-    target = config.training.prediction_type
+    judge = judge_of(config.judge, config.dataset, trial.cache, workers.device)
+    scores, target = judge.score(images), config.training.prediction_type
     return {**scores, **drawing_cost(denoiser, training.process, config.sampler, target, shape)}
 
 

@@ -181,7 +181,8 @@ def scores(
     teacher's."""
     found: dict[str, float] = {}
     if config.judges:
-        found |= judge_of(config.judge, config.dataset, cache).score(images)
+        judge = judge_of(config.judge, config.dataset, cache, torch.device(device))
+        found |= judge.score(images)
     if config.score == "energy":
         real = config.dataset.load().train
         some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
@@ -231,7 +232,7 @@ def compared(
 
     Raises Diverged where a ratio means nothing.
     """
-    judged = (f"fd_{config.dataset.load().name}", "pixel_fd") if config.judges else ()
+    judged = (config.judged.fd, "pixel_fd") if config.judges else ()
     names = dict.fromkeys((config.primary, *judged))
     if reference[config.primary] <= 0:
         raise Diverged(

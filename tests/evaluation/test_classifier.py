@@ -15,12 +15,12 @@ QUICK = ClassifierConfig(width=4, budget=2_000)
 
 def test_the_classifier_knows_at_least_98_percent_of_the_held_out_digits(judge, digits):
     assert judge.accuracy >= 0.98
-    accuracy = judge.classifier.accuracy(digits.held_out, digits.held_out_labels)
+    accuracy = judge.extractor.accuracy(digits.held_out, digits.held_out_labels)
     assert accuracy == judge.accuracy
 
 
 def test_features_are_48_non_negative_activations_of_unit_mean_square(judge, digits):
-    features = judge.classifier.features(digits.train)
+    features = judge.extractor.features(digits.train)
     assert features.shape == (len(digits.train), 48)
     assert features.dtype == torch.float64
     assert features.min() == 0
@@ -53,8 +53,8 @@ def test_another_seed_gives_another_classifier(digits):
 
 
 def test_features_of_an_image_do_not_depend_on_its_batch(judge, digits):
-    many = judge.classifier.features(digits.train[:600])
-    torch.testing.assert_close(judge.classifier.features(digits.train[595:600]), many[595:])
+    many = judge.extractor.features(digits.train[:600])
+    torch.testing.assert_close(judge.extractor.features(digits.train[595:600]), many[595:])
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 28, 28), (3, 20, 31), (3, 64, 64)])

@@ -13,8 +13,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from stepsearch.errors import UserError
-from stepsearch.evaluation import Judge, frechet_distance, kid, statistics
-from stepsearch.evaluation.distances import energy_distance
+from stepsearch.evaluation import Judge, frechet_distance, frechet_error, kid, statistics
+from stepsearch.evaluation.distances import energy_distance, square_root
 
 
 class Identity(nn.Module):
@@ -35,7 +35,7 @@ class JudgeFeatures(nn.Module):
         self.num_features = judge.config.classifier.features
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.judge[0].classifier.features(images)
+        return self.judge[0].extractor.features(images)
 
 
 def normal(generator, n: int, d: int, shift: float = 0.0) -> Tensor:
@@ -100,20 +100,6 @@ def test_the_judges_distance_agrees_with_torchmetrics_on_digits(judge, digits, g
     assert judge.score(fake)["fd_digits"] == pytest.approx(float(metric.compute()), rel=1e-4)
 
 
-def test_statistics_are_float64_means_and_unbiased_covariances(generator):
-    features = normal(generator, 30, 3).float()
-    mean, cov = statistics(features)
-    assert mean.dtype == cov.dtype == torch.float64
-    np.testing.assert_allclose(mean, features.double().numpy().mean(0), rtol=1e-12)
-    np.testing.assert_allclose(cov, np.cov(features.double().numpy().T), rtol=1e-12)
-
-
-def test_statistics_of_one_feature_keep_their_two_dimensions():
-    mean, cov = statistics(double([[1.0], [3.0]]))
-    assert mean.tolist() == [2.0]
-    assert cov.tolist() == [[2.0]]
-
-
 @pytest.mark.parametrize("shape", [(1, 4), (0, 4), (5,)])
 def test_fewer_than_two_samples_are_a_user_error(shape):
     with pytest.raises(UserError, match=r"features must be \[n, d\] with n >= 2"):
@@ -128,6 +114,44 @@ def test_sets_with_different_numbers_of_features_are_a_user_error():
         frechet_distance(*statistics(three), *statistics(four))
     with pytest.raises(UserError, match="same number of features, got 3 and 4"):
         kid(three, four)
+
+
+# The standard error of the Frechet distance
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.3, 1.0), (0.0, 1.5), (0.5, 0.6)])
+def test_the_error_of_a_distance_is_its_spread_over_sets(shift, scale, generator):
+    mean, cov = torch.zeros(6).double(), torch.diag(torch.arange(1, 7).double())
+    root, distances, errors = square_root(cov), [], []
+    for _ in range(300):
+        fake = scale * torch.randn(400, 6, generator=generator).double() @ root + shift
+        of_fake = statistics(fake)
+        distances.append(frechet_distance(mean, cov, *of_fake, root1=root))
+        errors.append(frechet_error(mean, root, *of_fake, fake, len(fake)))
+    assert np.mean(errors) == pytest.approx(np.std(distances), rel=0.15)
+
+
+def test_the_error_on_the_line_has_its_closed_form():
+    # From N(0, 1) to a set with mean m and deviation s: psi = 2 m (x - m) + (1 - 1/s)(x - m)^2
+    fake = double([[1.0], [2.0], [3.0], [6.0]])
+    (mean, cov), zero, one = statistics(fake), double([0.0]), double([[1.0]])
+    away = fake.flatten() - 3
+    psi = 2 * 3 * away + (1 - 1 / math.sqrt(float(cov))) * away**2
+    found = frechet_error(zero, one, mean, cov, fake, 4)
+    assert found == pytest.approx(float(psi.std()) / 2, rel=1e-12)
+    assert frechet_error(zero, one, mean, cov, fake, 16) == pytest.approx(found / 2)
+
+
+def test_the_error_stays_finite_where_the_covariance_is_singular(generator):
+    real, fake = normal(generator, 100, 20), normal(generator, 12, 20, 0.3)
+    of_real, of_fake = statistics(real), statistics(fake)
+    error = frechet_error(of_real.mean, square_root(of_real.cov), *of_fake, fake, 12)
+    assert 0 < error < frechet_distance(*of_real, *of_fake)
+    constant = torch.ones(5, 20).double()
+    none = frechet_error(
+        of_real.mean, square_root(of_real.cov), *statistics(constant), constant, 5
+    )
+    assert none == 0
 
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save all")

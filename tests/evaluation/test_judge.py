@@ -11,6 +11,7 @@ from stepsearch.evaluation import ClassifierConfig, Judge, JudgeConfig
 from stepsearch.evaluation.judge import pixel_features
 
 KEYS = ["fd_digits", "kid_digits", "precision", "recall", "pixel_fd", "off_manifold"]
+KEYS += ["density", "coverage", "fd_digits_se"]
 
 
 @pytest.fixture
@@ -33,6 +34,10 @@ def test_held_out_digits_set_the_floor(judge):
     assert floor["recall"] > 0.85
     assert floor["pixel_fd"] < 0.6
     assert floor["off_manifold"] == pytest.approx(0.01, abs=0.005)
+    assert floor["density"] > 0.75
+    # Of 1438 real images each has room for 5 others: 359 cannot cover all of them.
+    assert floor["coverage"] == pytest.approx(1 - (1438 / (1438 + 359)) ** 5, abs=0.05)
+    assert 0 < floor["fd_digits_se"] < floor["fd_digits"]
 
 
 def test_noise_is_far_from_the_floor_in_every_score(judge, generator):
@@ -44,12 +49,14 @@ def test_noise_is_far_from_the_floor_in_every_score(judge, generator):
     assert noise["recall"] < 0.02
     assert noise["pixel_fd"] > 50 * floor["pixel_fd"]
     assert noise["off_manifold"] == 1.0
+    assert noise["density"] < 0.01
+    assert noise["coverage"] < 0.02
 
 
 def test_every_score_worsens_with_added_noise(judge, samples, generator):
     noise = torch.randn(samples.shape, generator=generator)
     scores = [judge.score((samples + sd * noise).clamp(-1, 1)) for sd in (0.0, 0.2, 0.5, 0.8, 1.2)]
-    for key, better_is in zip(KEYS, (-1, -1, 1, 1, -1, -1), strict=True):
+    for key, better_is in zip(KEYS, (-1, -1, 1, 1, -1, -1, 1, 1, -1), strict=True):
         values = [better_is * score[key] for score in scores]
         assert values == sorted(values, reverse=True), key
         assert values[0] > values[-1]
@@ -130,7 +137,7 @@ def test_static_that_the_features_do_not_see_is_caught_by_the_off_manifold_rate(
 
 def blind_static(judge: Judge, images, generator):
     """Gaussian static, bent by 50 steps of Adam so that the features of `images` stay put."""
-    body = judge.classifier.body
+    body = judge.extractor.body
     wanted = body(images).detach()
     static = (0.6 * torch.randn(images.shape, generator=generator)).requires_grad_()
     optimizer = torch.optim.Adam([static], lr=0.05)
@@ -209,6 +216,8 @@ def test_a_data_set_of_one_class_is_a_user_error(digits, tmp_path):
         ("samples", 1, "at least 2"),
         ("samples", 2.5, "an integer"),
         ("neighbours", 0, "at least 1"),
+        ("coverage_neighbours", 0, "at least 1"),
+        ("coverage_neighbours", "x", "an integer"),
         ("kid_subsets", 0, "at least 1"),
         ("kid_subset_size", 1, "at least 2"),
         ("off_manifold_quantile", 0.0, "greater than 0"),

@@ -1,17 +1,26 @@
 """The judge: tensors in, numbers out."""
 
 from stepsearch.evaluation.classifier import ClassifierConfig
-from stepsearch.evaluation.distances import frechet_distance, kid, statistics
+from stepsearch.evaluation.distances import frechet_distance, frechet_error, kid
+from stepsearch.evaluation.features import FEATURES, AnyFeatures
 from stepsearch.evaluation.judge import Judge, JudgeConfig
 from stepsearch.evaluation.manifold import ImageManifold
-from stepsearch.evaluation.neighbours import precision_recall
+from stepsearch.evaluation.moments import Moments, statistics
+from stepsearch.evaluation.neighbours import density_coverage, precision_recall
+from stepsearch.evaluation.predictions import inception_score
 
 __all__ = [
+    "FEATURES",
+    "AnyFeatures",
     "ClassifierConfig",
     "ImageManifold",
     "Judge",
     "JudgeConfig",
+    "Moments",
+    "density_coverage",
     "frechet_distance",
+    "frechet_error",
+    "inception_score",
     "kid",
     "precision_recall",
     "statistics",

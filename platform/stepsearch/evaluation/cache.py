@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 # Counts up when the network or its training changes, so that old files are trained anew.
 _VERSION = 1
 
-_UNUSABLE = (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError)
+UNUSABLE = (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""What reading a damaged file raises."""
 
 
 def cache_file(config: ClassifierConfig, fingerprint: str, cache: Path) -> Path:
@@ -56,13 +57,14 @@ def load_or_train(
             return _load(config, train, file)
         except (FileNotFoundError, NotADirectoryError):
             pass
-        except _UNUSABLE as error:
+        except UNUSABLE as error:
             logger.warning(
                 "the cached classifier %s is unusable and is trained anew: %s", file, error
             )
         classifier = train_classifier(config, *train)
         accuracy = classifier.accuracy(*held_out)
-        _store(classifier, {"accuracy": accuracy, "config": config.model_dump()}, file)
+        facts = {"version": _VERSION, "accuracy": accuracy, "config": config.model_dump()}
+        store(dict(classifier.state_dict()), facts, file)
         return classifier, accuracy
 
 
@@ -92,11 +94,11 @@ def _load(
     return classifier.eval(), float(facts["accuracy"])
 
 
-def _store(classifier: Classifier, facts: dict[str, object], file: Path) -> None:
+def store(tensors: dict[str, Tensor], facts: dict[str, object], file: Path) -> None:
+    """Write `file` whole or not at all. Raises UserError when it cannot be written."""
     part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    metadata = {"stepsearch": json.dumps({"version": _VERSION, **facts})}
     try:
-        part.write_bytes(save(dict(classifier.state_dict()), metadata))
+        part.write_bytes(save(tensors, {"stepsearch": json.dumps(facts)}))
         os.replace(part, file)
     except OSError as error:
         raise UserError(f"cache must be a writable folder, got {file.parent} ({error})") from None

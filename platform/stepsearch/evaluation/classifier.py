@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stepsearch.config import Config
+from stepsearch.evaluation.features.base import Observed
+from stepsearch.evaluation.moments import statistics
 
 # Images of one forward pass.
 _BATCH = 500
@@ -61,6 +63,11 @@ class Classifier(nn.Module):
         """
         batches = [self.body(batch) for batch in torch.split(images, _BATCH)]
         return torch.cat(batches).double() * self.scale
+
+    def observe(self, images: Tensor, device: torch.device) -> Observed:
+        """The features of all images. On the CPU: that of another device would be others."""
+        features = self.features(images)
+        return Observed(features, statistics(features))
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:

@@ -13,17 +13,36 @@ from torch.nn import functional
 from stepsearch.config import Config
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import cache_file, load_or_train
-from stepsearch.evaluation.classifier import Classifier, ClassifierConfig
-from stepsearch.evaluation.distances import Statistics, frechet_distance, kid, statistics
+from stepsearch.evaluation.classifier import ClassifierConfig
+from stepsearch.evaluation.distances import (
+    frechet_distance,
+    frechet_error,
+    kid,
+    square_root,
+)
+from stepsearch.evaluation.features import AnyFeatures, TrainedFeaturesConfig
+from stepsearch.evaluation.features.base import Extractor, Observed
+from stepsearch.evaluation.features.network import Network, NetworkConfig
 from stepsearch.evaluation.manifold import ImageManifold
-from stepsearch.evaluation.neighbours import ball_radii, precision_recall
+from stepsearch.evaluation.moments import Statistics, statistics
+from stepsearch.evaluation.neighbours import ball_radii, density_coverage, precision_recall
+from stepsearch.evaluation.predictions import inception_score
+from stepsearch.evaluation.real import load_or_observe, real_file
+
+_CPU = torch.device("cpu")
+# Images whose pixels are averaged at once.
+_BATCH = 500
 
 
 class JudgeConfig(Config):
     """How samples are scored. Scores compare only at the same configuration and sample count."""
 
+    features: AnyFeatures = Field(
+        TrainedFeaturesConfig(), description="in which distances and neighbours are taken"
+    )
     samples: int = Field(default=1000, ge=2, description="images to generate for one score")
     neighbours: int = Field(default=3, ge=1, description="k of precision and recall")
+    coverage_neighbours: int = Field(default=5, ge=1, description="k of density and coverage")
     kid_subsets: int = Field(default=4, ge=1, description="subsets over which KID is averaged")
     kid_subset_size: int = Field(
         default=2000, ge=2, description="images of a KID subset; smaller sets are used whole"
@@ -35,7 +54,18 @@ class JudgeConfig(Config):
         description="of held-out images' distances; beyond it is off-manifold",
     )
     seed: int = Field(default=0, ge=0, description="of KID's subsets and the reference images")
-    classifier: ClassifierConfig = ClassifierConfig()
+    classifier: ClassifierConfig = Field(
+        ClassifierConfig(), description="trained on the data set, for features classifier"
+    )
+
+    @model_validator(mode="after")
+    def _classifier_is_used(self) -> JudgeConfig:
+        if self.features.kind != "classifier" and self.classifier != ClassifierConfig():
+            raise ValueError(
+                "classifier must be left out unless features.kind is classifier, "
+                f"got features.kind {self.features.kind!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _enough_samples(self) -> JudgeConfig:
@@ -45,6 +75,10 @@ class JudgeConfig(Config):
             )
         return self
 
+    def resolved(self) -> JudgeConfig:
+        """With the paths written out that an environment variable holds."""
+        return self.model_copy(update={"features": self.features.resolved()})
+
 
 @dataclass(frozen=True, eq=False)
 class Judge:
@@ -52,15 +86,19 @@ class Judge:
 
     config: JudgeConfig
     name: str
-    classifier: Classifier
-    accuracy: float
-    """The classifier's accuracy on the held-out images."""
+    extractor: Extractor
+    accuracy: float | None
+    """Of the classifier on the held-out images, where one was trained."""
     held_out: Tensor
-    train_features: Tensor
-    train_radii: Tensor
-    feature_statistics: Statistics
+    real: Observed
+    """Of the training images."""
+    real_root: Tensor
+    real_radii: Tensor
+    coverage_radii: Tensor
     pixel_statistics: Statistics
     manifold: ImageManifold
+    device: torch.device
+    """Where a network looks at images; a classifier of the data set does so on the CPU."""
 
     @classmethod
     def prepare(
@@ -73,32 +111,45 @@ class Judge:
         held_out_labels: Tensor | None,
         fingerprint: str,
         cache: Path,
+        device: torch.device = _CPU,
     ) -> Judge:
         """A judge for the data set `name`, whose images are [n, C, H, W] in [-1, 1].
 
         The classifier is read from `cache` or trained and stored there. All processes whose scores
-        are compared must share the file: another processor trains slightly other features.
-        Raises UserError when the data set has no labels.
+        are compared must share the file: another processor trains slightly other features. What
+        another network sees in the training images is stored there as well, seen on `device`.
+        Raises UserError when the features need labels and the data set has none, or weights that
+        are not there.
         """
-        labels, held_out_labels = check_labels(name, labels, held_out_labels)
-        classifier, accuracy = load_or_train(
-            config.classifier,
-            (train, labels),
-            (held_out, held_out_labels),
-            cache_file(config.classifier, fingerprint, cache),
-        )
-        features = classifier.features(train)
+        extractor: Extractor
+        accuracy = None
+        if isinstance(config.features, NetworkConfig):
+            network = extractor = Network(config.features.load())
+            file = real_file(config.features.fingerprint(), fingerprint, cache)
+            real = load_or_observe(network, train, device, file)
+            real = config.features.with_published(real)
+        else:
+            labels, held_out_labels = check_labels(name, labels, held_out_labels)
+            extractor, accuracy = load_or_train(
+                config.classifier,
+                (train, labels),
+                (held_out, held_out_labels),
+                cache_file(config.classifier, fingerprint, cache),
+            )
+            real = extractor.observe(train, device)
         return cls(
             config=config,
             name=name,
-            classifier=classifier,
+            extractor=extractor,
             accuracy=accuracy,
             held_out=held_out,
-            train_features=features,
-            train_radii=ball_radii(features, config.neighbours),
-            feature_statistics=statistics(features),
+            real=real,
+            real_root=square_root(real.statistics.cov),
+            real_radii=ball_radii(real.features.double(), config.neighbours),
+            coverage_radii=ball_radii(real.features.double(), config.coverage_neighbours),
             pixel_statistics=statistics(pixel_features(train)),
             manifold=ImageManifold.fit(train, held_out, config.off_manifold_quantile),
+            device=device,
         )
 
     def score(self, images: Tensor) -> dict[str, float]:
@@ -107,29 +158,51 @@ class Judge:
         | key | range | best | sees |
         |---|---|---|---|
         | fd_<name>, kid_<name> | >= 0, about >= 0 | 0 | classes, modes; blind to static |
-        | precision, recall | [0, 1] | 1 | fidelity and coverage, in the same features |
+        | precision, recall | [0, 1] | 1 | fidelity and variety, in the same features |
         | pixel_fd | >= 0 | 0 | means and covariances of the pixels |
         | off_manifold | [0, 1] | 1 - quantile | static and other errors that keep the class |
+        | density, coverage | >= 0, [0, 1] | 1 | precision and recall, less swayed by outliers |
+        | fd_<name>_se | >= 0 | | the standard error of fd_<name> from these images |
 
-        No one of them is safe to optimise alone. Frechet distances are biased upwards by about
-        1/n. Raises Diverged for NaN or infinite images and UserError for a wrong shape.
+        With features of another network the first two and the last have its names; Inception's
+        have sfid and is as well. No one of them is safe to optimise alone. Frechet distances are
+        biased upwards by about 1/n. Raises Diverged for NaN or infinite images and UserError for a
+        wrong shape.
         """
         images = self._checked(images)
-        features = self.classifier.features(images)
-        if not features.isfinite().all():
+        seen = self.extractor.observe(images, self.device)
+        if not seen.features.isfinite().all():
             raise Diverged("the images are so far outside [-1, 1] that their features overflow")
+        pixels = statistics(pixel_features(images))
         precision, recall = precision_recall(
-            self.train_features, features, self.config.neighbours, real_radii=self.train_radii
+            self.real.features, seen.features, self.config.neighbours, real_radii=self.real_radii
         )
+        density, coverage = density_coverage(
+            self.real.features,
+            seen.features,
+            self.config.coverage_neighbours,
+            real_radii=self.coverage_radii,
+        )
+        names = self.config.features.names(self.name)
         return {
-            f"fd_{self.name}": frechet_distance(*self.feature_statistics, *statistics(features)),
-            f"kid_{self.name}": self._kid(features),
+            names.fd: frechet_distance(
+                *self.real.statistics, *seen.statistics, root1=self.real_root
+            ),
+            names.kid: self._kid(seen.features),
             "precision": precision,
             "recall": recall,
-            "pixel_fd": frechet_distance(
-                *self.pixel_statistics, *statistics(pixel_features(images))
-            ),
+            "pixel_fd": frechet_distance(*self.pixel_statistics, *pixels),
             "off_manifold": self.manifold.off_manifold(images),
+            "density": density,
+            "coverage": coverage,
+            f"{names.fd}_se": frechet_error(
+                self.real.statistics.mean,
+                self.real_root,
+                *seen.statistics,
+                seen.features,
+                len(images),
+            ),
+            **self._of_inception(seen),
         }
 
     def reference(self) -> dict[str, float]:
@@ -145,12 +218,21 @@ class Judge:
     def _kid(self, features: Tensor) -> float:
         config = self.config
         return kid(
-            self.train_features,
+            self.real.features,
             features,
             subsets=config.kid_subsets,
             subset_size=config.kid_subset_size,
             seed=config.seed,
         )
+
+    def _of_inception(self, seen: Observed) -> dict[str, float]:
+        """sFID and Inception Score, where the network gives what they are made of."""
+        names, scores = self.config.features.names(self.name), {}
+        if names.spatial_fd and self.real.spatial and seen.spatial:
+            scores[names.spatial_fd] = frechet_distance(*self.real.spatial, *seen.spatial)
+        if names.inception_score and seen.logits is not None:
+            scores[names.inception_score] = inception_score(seen.logits)
+        return scores
 
     def _checked(self, images: Tensor) -> Tensor:
         shape = list(self.held_out.shape[1:])
@@ -171,10 +253,15 @@ class Judge:
         return images
 
 
-def score_names(name: str) -> tuple[str, ...]:
+def score_names(config: JudgeConfig, name: str) -> tuple[str, ...]:
     """The keys of `Judge.score` for the data set `name`."""
-    own = (f"fd_{name}", f"kid_{name}")
-    return (*own, "precision", "recall", "pixel_fd", "off_manifold")
+    own = config.features.names(name)
+    optional = (own.spatial_fd, own.inception_score)
+    return (
+        *(own.fd, own.kid, "precision", "recall", "pixel_fd", "off_manifold"),
+        *("density", "coverage", f"{own.fd}_se"),
+        *(key for key in optional if key),
+    )
 
 
 def pixel_features(images: Tensor) -> Tensor:
@@ -185,7 +272,10 @@ def pixel_features(images: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     size = min(height, 16), min(width, 16)
-    return functional.adaptive_avg_pool2d(images.double(), size).flatten(1)
+    batches = torch.split(images, _BATCH)
+    return torch.cat(
+        [functional.adaptive_avg_pool2d(batch.double(), size).flatten(1) for batch in batches]
+    )
 
 
 def check_labels(
@@ -195,7 +285,7 @@ def check_labels(
     if labels is None or held_out is None:
         raise UserError(
             f"data set {name!r} has no labels, which the judge's classifier learns from: "
-            "sort its images into one folder a class"
+            "sort its images into one folder a class, or take judge.features of another network"
         )
     if len(torch.unique(labels)) < 2:
         raise UserError(

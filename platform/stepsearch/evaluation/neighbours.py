@@ -1,4 +1,4 @@
-"""Nearest neighbours in feature space, and the precision and recall that rest on them."""
+"""Nearest neighbours in feature space, and the scores that rest on them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ball_radii(features: Tensor, k: int) -> Tensor:
     """
     if len(features) <= k:
         raise UserError(
-            f"precision_recall: a set must have more than k={k} samples, got {len(features)}"
+            f"nearest neighbours: a set must have more than k={k} samples, got {len(features)}"
         )
     # The nearest neighbour inside its own set is the sample itself.
     return neighbour_distances(features, features, k + 1)
@@ -66,3 +66,24 @@ def precision_recall(
         recalled |= (block <= radii).any(0)
         start += len(block)
     return precise / len(fake), float(recalled.double().mean())
+
+
+def density_coverage(
+    real: Tensor, fake: Tensor, k: int = 5, *, real_radii: Tensor | None = None
+) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, eq. 3-4) of features [n, d].
+
+    Density is the mean number of balls of `real` that a sample of `fake` lies in, over k: beside
+    precision, it does not take one outlier's huge ball for good samples; 1 on average for equal
+    sets, and not bounded by 1. Coverage is the share of `real` whose ball holds a sample of
+    `fake`; for equal sets of m and n samples about 1 - (m / (m + n))^k, so it needs many. A ball
+    reaches to the k-th nearest other sample of `real`.
+    `real_radii` spares recomputing `ball_radii(real, k)`.
+    """
+    real, fake = real.double(), fake.double()
+    radii = ball_radii(real, k) if real_radii is None else real_radii
+    inside, nearest = 0, torch.full_like(radii, torch.inf)
+    for block in distance_blocks(fake, real):
+        inside += int((block <= radii).sum())
+        nearest = torch.minimum(nearest, block.amin(0))
+    return inside / (k * len(fake)), float((nearest <= radii).double().mean())

@@ -11,7 +11,7 @@ from torch import Tensor
 from stepsearch.config import parse
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
-from stepsearch.evaluation.distances import frechet_distance, statistics
+from stepsearch.evaluation import frechet_distance, statistics
 from stepsearch.sampling.timetuner import (
     EndToEndConfig,
     Network,
