@@ -9,6 +9,7 @@ import pytest
 
 import run_search
 from search_spaces import SPACES
+from stepsearch.evaluation.features.inception import PUBLISHED
 from stepsearch.search.folder import SearchFolder
 from stepsearch.strategies import STRATEGIES
 from tests.cli.conftest import Cli, Ending, Recorded
@@ -75,6 +76,14 @@ IN_THE_FILE = [
      "trainer.strategy.lam must be at least 0.5, got 0.3"),
     ("trainer.strategy={kind: speed, lam: 1.1}",
      "trainer.strategy.lam must be at most 1, got 1.1"),
+    ("trainer.judge.features={kind: clip}", "trainer.judge.features.kind must be one of "
+     "'classifier', 'inception', 'efficientnet_lite0', got 'clip'"),
+    ("trainer.judge={features: {kind: inception, weights: /no/x}, classifier: {budget: 60000}}",
+     f"judge.features.weights must be {PUBLISHED.what}, got '/no/x': No such file or "
+     "directory"),
+    ("trainer.judge={features: {kind: efficientnet_lite0}, classifier: {budget: 9}}",
+     "trainer.judge.classifier must be left out unless features.kind is classifier, got "
+     "features.kind 'efficientnet_lite0'"),
     ("trainer.dataset={kind: images, path: /no/where, size: 8}",
      "dataset.path must exist, got '/no/where'"),
     ("trainer.dataset={kind: images, path: searches, size: 8}", "dataset.path holds no images "

@@ -142,6 +142,16 @@ def test_the_error_on_the_line_has_its_closed_form():
     assert frechet_error(zero, one, mean, cov, fake, 16) == pytest.approx(found / 2)
 
 
+def test_some_of_the_samples_say_how_far_all_of_them_move(generator):
+    fake = torch.randn(20_000, 3, generator=generator).double() + 0.4
+    zero, one, of_fake = torch.zeros(3).double(), torch.eye(3).double(), statistics(fake)
+    some, others = (
+        frechet_error(zero, one, *of_fake, part, len(fake)) for part in (fake, fake.flip(0))
+    )
+    assert some != others
+    assert some == pytest.approx(others, rel=0.1)
+
+
 def test_the_error_stays_finite_where_the_covariance_is_singular(generator):
     real, fake = normal(generator, 100, 20), normal(generator, 12, 20, 0.3)
     of_real, of_fake = statistics(real), statistics(fake)
