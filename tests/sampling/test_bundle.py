@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from diffusers import UNet2DModel
 from PIL import Image
 
 from stepsearch.diffusion.noise import PROCESSES
@@ -53,6 +55,20 @@ def test_a_denoiser_with_stages_takes_its_class_along(make_bundle, tmp_path):
     assert p[:441].sum() == pytest.approx(0.5)
     assert "the stages begin at timesteps 0, 441 " in file.note
     assert file.note in (folder / "README.md").read_text()
+
+
+def test_other_averages_go_along_as_denoisers_of_diffusers(make_bundle, bundle, tmp_path):
+    others = {halflife: make_bundle().denoiser for halflife in (5000, 250)}
+    for number, denoiser in enumerate(others.values(), 1):
+        torch.nn.init.constant_(denoiser.conv_out.bias, number)
+    folder = write_bundle(tmp_path / "b", make_bundle(averages=others))
+    for number, halflife in enumerate(others, 1):
+        loaded = UNet2DModel.from_pretrained(folder / "averages" / str(halflife))
+        assert loaded.conv_out.bias.tolist() == [number]
+    assert len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1
+    text = (folder / "README.md").read_text()
+    assert "a\nweight's share halves (5,000, 250)." in text
+    assert 'from_pretrained("averages/5000")' in text
 
 
 def test_all_files_have_the_same_permissions(folder):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from string import Template
 from typing import Any
 
@@ -111,6 +111,15 @@ gives it the null class; `DiTTransformer2DModel` itself loads `pipeline/unet` as
 }
 """By the file of the class that diffusers lacks."""
 
+_AVERAGES = Template("""
+
+`averages/` has the same denoiser with other averages of its weights, by the images in which a
+weight's share halves ($halflives). They were not judged:
+
+```python
+pipeline.unet = type(pipeline.unet).from_pretrained("averages/$first")
+```""")
+
 _TAGS = {"vp": "ddpm", "edm": "edm", "flow": "flow-matching"}
 _SCHEDULERS = {
     ("edm", "euler"): "EDMEulerScheduler",
@@ -120,8 +129,17 @@ _SCHEDULERS = {
 _SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "dpm": "DPM-Solver++"}
 
 
-def card(file: StrategyFile, sampler: SamplerConfig, *, own_code: str | None = None) -> str:
-    """The text of README.md; `own_code` names the file of a class that diffusers lacks."""
+def card(
+    file: StrategyFile,
+    sampler: SamplerConfig,
+    *,
+    own_code: str | None = None,
+    averages: Sequence[int] = (),
+) -> str:
+    """The text of README.md; `own_code` names the file of a class that diffusers lacks.
+
+    `averages` are the half-lives of those that are in the bundle beside the judged one.
+    """
     origin = file.provenance
     return _CARD.substitute(
         search=origin.search,
@@ -136,7 +154,7 @@ def card(file: StrategyFile, sampler: SamplerConfig, *, own_code: str | None = N
         metrics=_metrics(origin),
         sampler=_sampler(sampler),
         tag=_TAGS[file.schedule.kind],
-        drawing=_drawing(file, sampler, own_code=own_code),
+        drawing=_drawing(file, sampler, own_code=own_code) + _others(averages),
         provenance=_table(("", ""), _origin(origin).items()),
     )
 
@@ -156,6 +174,13 @@ def _drawing(file: StrategyFile, sampler: SamplerConfig, *, own_code: str | None
         eta=sampler.eta,
     )
     return text + after
+
+
+def _others(averages: Sequence[int]) -> str:
+    if not averages:
+        return ""
+    halflives = ", ".join(f"{halflife:,}" for halflife in averages)
+    return _AVERAGES.substitute(halflives=halflives, first=averages[0])
 
 
 def _parameters(parameters: Mapping[str, Any]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,14 @@ class Bundle:
     """The resolved configuration, as YAML."""
     leaderboard: pd.DataFrame
     provenance: Provenance
+    averages: Mapping[int, ModelMixin] = field(default_factory=dict)
+    """The denoiser with the weights' other averages, by their half-lives in images."""
 
 
 def write_bundle(folder: Path, bundle: Bundle, *, seed: int = 0) -> Path:
-    """Write strategy.json, search.yaml, pipeline/, the leaderboard, a training script, pictures
-    and a README.md to `folder`; returns `folder`. `seed` is that of the pictured samples.
+    """Write strategy.json, search.yaml, pipeline/, averages/ if there are others, the leaderboard,
+    a training script, pictures and a README.md to `folder`; returns `folder`. `seed` is that of
+    the pictured samples.
 
     The files are written to a hidden folder beside it, which takes its name at the very end.
     Raises UserError if `folder` exists or cannot be written, or if the parts do not fit together.
@@ -66,10 +70,14 @@ def _fill(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
     file.write(folder)
     (folder / "search.yaml").write_text(bundle.recipe, encoding="utf-8")
     _write_pipeline(folder / "pipeline", bundle)
+    for halflife, denoiser in bundle.averages.items():
+        denoiser.save_pretrained(folder / "averages" / str(halflife))
+    _open_to_all(folder)
     _draw(folder, bundle, file, seed)
     _write_leaderboard(folder, bundle.leaderboard)
     shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
-    text = card(file, bundle.sampler, own_code=_own_code(bundle.denoiser))
+    averages = tuple(bundle.averages)
+    text = card(file, bundle.sampler, own_code=_own_code(bundle.denoiser), averages=averages)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -92,9 +100,12 @@ def _write_pipeline(folder: Path, bundle: Bundle) -> None:
     name = _own_code(bundle.denoiser)
     if name is not None:
         _add_class(folder, name, type(bundle.denoiser).__name__)
-    # safetensors lets nobody but the owner read its files
+
+
+def _open_to_all(folder: Path) -> None:
+    """safetensors lets nobody but the owner read its files."""
     for weights in folder.rglob("*.safetensors"):
-        weights.chmod((folder / "model_index.json").stat().st_mode)
+        weights.chmod((folder / "search.yaml").stat().st_mode)
 
 
 _CODE: dict[str, tuple[type[ModelMixin], str]] = {
