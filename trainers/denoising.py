@@ -13,6 +13,7 @@ from pydantic import Field
 from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
+from stepsearch.diffusion.execution import check_execution
 from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
 from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
@@ -73,6 +74,9 @@ class DenoisingConfig(Config):
         check_judge(self.judge, data)
         self.denoiser.check(data.shape)
         self.noise.check(self._target)
+        if self.training.compile or self.training.gradient_checkpointing:
+            network = self.denoiser.build_for(data, process, seed=0)
+            check_execution(self.training, network, self.denoiser.starts(data, process))
         self._strategy(process)
         self.sampler.check(process)
 
@@ -188,6 +192,7 @@ class DenoisingConfig(Config):
             recipe=recipe,
             leaderboard=leaderboard,
             provenance=Provenance(**{**provenance, **scores}),
+            averages=training.averages,
         )
         write_bundle(out, bundle, seed=SAMPLING_SEED)
 

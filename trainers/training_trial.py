@@ -57,6 +57,8 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
         with slices.fitting(workers, in_slices=False):
             metrics |= _evaluate(config, training, trial, workers, milestone)
         metrics |= _summary(losses, trial.folder, milestone, workers)
+        if config.training.precision == "float16":
+            metrics["skipped_steps"] = float(training.skipped_steps)
         metrics |= {
             "train_cpu_s": trained - begun,
             "evaluation_cpu_s": time.process_time() - trained,

@@ -48,8 +48,18 @@ IN_THE_FILE = [
      "count, cpus, gpus, priority, share, workers)"),
     ("lanes.share=2", "lanes.share must be at most 1, got 2"),
     ("trainer.training.batchsize=1", "trainer.training.batchsize is not a known key; did you mean "
-     "'batch_size'? (known keys: accumulation, batch_size, ema_decay, grad_clip, lr, "
-     "lr_scheduler, prediction_type, warmup_steps, weight_decay)"),
+     "'batch_size'? (known keys: accumulation, batch_size, channels_last, compile, ema_decay, "
+     "ema_halflives, grad_clip, gradient_checkpointing, lr, lr_scheduler, precision, "
+     "prediction_type, warmup_steps, weight_decay)"),
+    ("trainer.training.precision=fp16", "trainer.training.precision must be one of 'float32', "
+     "'bfloat16' or 'float16', got 'fp16'"),
+    ("trainer.training.ema_halflives=[500, 0]", "trainer.training.ema_halflives[1] must be at "
+     "least 1, got 0"),
+    ("trainer={denoiser: {kind: multistage_unet}, training: {batch_size: 32, compile: true}}",
+     "training.compile must be false for a denoiser with stages, got true"),
+    ("trainer={denoiser: {kind: multistage_unet}, training: {batch_size: 32, "
+     "gradient_checkpointing: true}}", "training.gradient_checkpointing must be false for a "
+     "denoiser that cannot compute its forward again, as MultistageUNet, got true"),
     ("budget.trials=many", "budget.trials must be an integer, got 'many'"),
     ("budget.trials=0", "budget.trials must be at least 1, got 0"),
     ("space=sped", f"space.kind must be one of {SPACE_KINDS}, got 'sped'"),

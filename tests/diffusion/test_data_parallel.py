@@ -13,6 +13,20 @@ from stepsearch.diffusion.training import Training, Workers
 from stepsearch.errors import UserError
 
 
+def two_workers(
+    start_training: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, **options: object
+) -> tuple[str, str]:
+    """What each of two gloo workers prints; their checkpoints are tmp_path / rank."""
+    meeting = tmp_path / "rendezvous"
+    processes = [
+        start_training(save=tmp_path / str(rank), rank=rank, rendezvous=meeting, **options)
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=300)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    return first, second
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("slices", [1, 2])
 def test_two_gloo_workers_agree_with_each_other_and_with_one_worker(
@@ -21,17 +35,9 @@ def test_two_gloo_workers_agree_with_each_other_and_with_one_worker(
     start_training: Callable[..., "subprocess.Popen[str]"],
     tmp_path: Path,
 ) -> None:
-    meeting = tmp_path / "rendezvous"
-    processes = [
-        start_training(
-            steps=10, save=tmp_path / str(rank), rank=rank, rendezvous=meeting, slices=slices
-        )
-        for rank in range(2)
-    ]
     alone = build_training()
     losses = [alone.run(8 * step).mean_loss for step in range(1, 11)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    outputs = two_workers(start_training, tmp_path, steps=10, slices=slices)
     first, second = (read_checkpoint(tmp_path / str(rank)) for rank in range(2))
 
     for part in ("denoiser", "ema"):
@@ -41,6 +47,25 @@ def test_two_gloo_workers_agree_with_each_other_and_with_one_worker(
             torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
     assert outputs[0] == outputs[1]  # a summary speaks for all workers
     torch.testing.assert_close(json.loads(outputs[0]), losses, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "rtol"), [("float32", 1e-5), ("bfloat16", 0.015)])
+def test_two_workers_lose_what_one_loses_for_50_steps(
+    precision: str,
+    rtol: float,
+    build_training: Callable[..., Training],
+    start_training: Callable[..., "subprocess.Popen[str]"],
+    tmp_path: Path,
+) -> None:
+    """bfloat16 rounds each worker's gradient to 8 bits before the mean is taken."""
+    first, second = two_workers(start_training, tmp_path, steps=50, precision=precision)
+    assert first == second
+    alone = build_training(precision=precision)
+    expected = torch.tensor([alone.run(8 * step).mean_loss for step in range(1, 51)])
+    found = torch.tensor(json.loads(first))
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=0)
+    assert ((found - expected).abs() / expected).mean() < rtol / 4
 
 
 def test_a_batch_that_the_workers_cannot_share_evenly_is_refused(

@@ -64,10 +64,11 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "ema_halflives": (50, 900)}])
 def test_a_checkpoint_is_the_same_in_a_training_that_began_differently(
-    build_training: Build, tmp_path: Path
+    build_training: Build, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    one, other = build_training(), build_training()
+    one, other = build_training(**changes), build_training(**changes)
     one.run(80)
     other.run(24)
     one.save(tmp_path / "checkpoint")
@@ -75,6 +76,26 @@ def test_a_checkpoint_is_the_same_in_a_training_that_began_differently(
     assert other.images_seen == 80
     assert one.run(160).mean_loss == other.run(160).mean_loss
     assert_equal(one.state_dict(), other.state_dict())
+
+
+def test_a_checkpoint_from_before_precisions_and_averages_is_read(
+    build_training: Build, tmp_path: Path
+) -> None:
+    one, other = build_training(), build_training()
+    one.run(80)
+    state = one.state_dict()
+    del state["loss_scale"], state["averages"]
+    write_checkpoint(state, tmp_path / "checkpoint")
+    other.load(tmp_path / "checkpoint")
+    assert_equal(one.state_dict(), other.state_dict())
+
+
+def test_a_checkpoint_without_an_average_that_is_asked_for_is_refused(
+    build_training: Build, tmp_path: Path
+) -> None:
+    build_training(ema_halflives=(50,)).save(tmp_path / "checkpoint")
+    with pytest.raises(UserError, match=r"must be a checkpoint of this training: 900$"):
+        build_training(ema_halflives=(900,)).load(tmp_path / "checkpoint")
 
 
 class Counting(TableStrategy):

@@ -176,6 +176,30 @@ def test_the_average_forgets_the_first_weights_quickly() -> None:
     np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
+def test_a_halflife_is_in_images_whatever_the_batch() -> None:
+    for batch_size in (1, 8, 500):
+        decay = TrainingConfig(batch_size=batch_size).decay(1000)
+        assert decay ** (1000 / batch_size) == pytest.approx(0.5)
+
+
+def test_several_averages_are_those_of_several_trainings(build_training: Build) -> None:
+    """A half-life of 76 images, at 8 a step, is a decay of 0.93."""
+    halflives = (76, 4)
+    both = build_training(ema_halflives=halflives)
+    both.run(160)
+    assert list(both.averages) == [76, 4]
+    for halflife, average in both.averages.items():
+        decay = 0.5 ** (8 / halflife)
+        single = build_training(ema_decay=decay)
+        single.run(160)
+        assert torch.equal(weights(average), weights(single.ema))
+        assert not average.training
+    plain = build_training()
+    plain.run(160)
+    assert torch.equal(weights(both.ema), weights(plain.ema))
+    assert not plain.averages
+
+
 def test_the_averaged_denoiser_is_ready_for_sampling(build_training: Build) -> None:
     training = build_training()
     training.run(8)
@@ -279,6 +303,27 @@ def test_a_loss_that_is_not_finite_in_the_last_step_is_noticed(build_training: B
         ({"accumulation": 0}, "accumulation must be at least 1, got 0"),
         ({"ema_decay": 1}, "ema_decay must be less than 1, got 1"),
         ({"ema_decay": -0.5}, "ema_decay must be at least 0, got -0.5"),
+        ({"ema_halflives": 1000}, "ema_halflives must be a list, got 1000"),
+        ({"ema_halflives": [1000, 0]}, "ema_halflives[1] must be at least 1, got 0"),
+        ({"ema_halflives": [0.5]}, "ema_halflives[0] must be an integer, got 0.5"),
+        (
+            {"ema_halflives": range(1, 10)},
+            "ema_halflives must be a list of 8 or fewer, got range(1, 10)",
+        ),
+        (
+            {"ema_halflives": [500, 1000, 500]},
+            "ema_halflives must differ from each other, got [500, 1000, 500]",
+        ),
+        (
+            {"precision": "fp16"},
+            "precision must be one of 'float32', 'bfloat16' or 'float16', got 'fp16'",
+        ),
+        ({"compile": "max"}, "compile must be true or false, got 'max'"),
+        ({"channels_last": 2}, "channels_last must be true or false, got 2"),
+        (
+            {"gradient_checkpointing": "all"},
+            "gradient_checkpointing must be true or false, got 'all'",
+        ),
         (
             {"prediction_type": "eps"},
             "prediction_type must be one of 'epsilon', 'v_prediction', 'sample', 'flow' or 'edm',"

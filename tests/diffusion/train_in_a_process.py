@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--rendezvous", type=Path, help="train on two workers that meet here")
     parser.add_argument("--slices", type=int, default=1, help="gradient accumulation")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--strategy", type=json.loads, help="kind and parameters, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -93,7 +94,12 @@ def main() -> None:
     timesteps = None
     if options.strategy:
         timesteps = strategy(**options.strategy).build(VPConfig().build().alpha_bar)
-    training = build(workers=workers, timesteps=timesteps, slices=options.slices)
+    training = build(
+        workers=workers,
+        timesteps=timesteps,
+        slices=options.slices,
+        precision=options.precision,
+    )
     if options.load:
         training.load(options.load)
     values = list(losses(training, options.steps))

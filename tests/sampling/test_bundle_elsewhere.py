@@ -156,8 +156,8 @@ def seen(bundles, plain_python, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(make_bundle, tmp_path_factory):
-    """The bundle of a denoiser after some training."""
-    bundle = make_bundle()
+    """The bundle of a denoiser after some training, with a second average of its weights."""
+    bundle = make_bundle(training={"ema_halflives": [640]})
     training = Training(
         bundle.training,
         bundle.denoiser,
@@ -169,7 +169,7 @@ def exported(make_bundle, tmp_path_factory):
     )
     training.run(training.budget)
     folder = tmp_path_factory.mktemp("exports") / "winner"
-    return write_bundle(folder, make_bundle(denoiser=training.ema))
+    return write_bundle(folder, make_bundle(denoiser=training.ema, averages=training.averages))
 
 
 def test_stepsearch_is_not_there(plain_python, tmp_path):

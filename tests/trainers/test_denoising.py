@@ -75,6 +75,15 @@ def test_a_trial_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert second.heard | first.heard == whole.heard
 
 
+def test_a_trial_in_float16_says_how_many_steps_it_skipped(trial: Trial) -> None:
+    halves = trial.config.training.model_copy(update={"precision": "float16"})
+    config = trial.config.model_copy(update={"training": halves})
+    trial.folder.mkdir()
+    heard = Listener()
+    run(Trial(0, config, 0, (64,), trial.folder, trial.cache), heard)
+    assert heard.heard[64]["skipped_steps"] == 0
+
+
 @pytest.mark.parametrize(
     ("noise", "target", "sampler"),
     [({"kind": "edm"}, "edm", "dpm"), ({"kind": "flow", "timesteps": 300}, "flow", "euler")],

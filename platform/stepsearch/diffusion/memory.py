@@ -52,7 +52,7 @@ class Slices:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             images = -(-self._share // self.count)
             doing = f"with {images} images at a time" if in_slices else "in an evaluation"
@@ -65,7 +65,7 @@ class Slices:
             raise OutOfMemory(message, again=again) from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """CUDA has an error of its own; torch's CPU allocator says it in words, oneDNN in others."""
     kinds = (torch.OutOfMemoryError, MemoryError)
     words = str(error)

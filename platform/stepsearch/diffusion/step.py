@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepsearch.diffusion.execution import autocast
 from stepsearch.diffusion.noise import NoiseProcess
+from stepsearch.diffusion.training_config import Precision
 from stepsearch.diffusion.workers import Workers
 from stepsearch.strategies.base import PredictionType
 
@@ -22,22 +24,26 @@ def errors(
     x0: Tensor,
     noise: Tensor,
     level: Tensor,
+    precision: Precision = "float32",
 ) -> Tensor:
-    """The mean squared error of the denoiser's own target for every image, [n].
+    """The mean squared error of the denoiser's own target for every image, float32 [n].
 
-    `level` are timesteps, or between them where the process jitters.
+    `level` are timesteps, or between them where the process jitters. Only the network
+    computes in `precision`.
     """
     x_t = process.add_noise(x0, noise, level)
     target = process.target(x0, noise, level, prediction_type)
-    output = network(x_t, process.time(level)).sample
-    return F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
+    with autocast(precision, x_t.device):
+        output = network(x_t, process.time(level)).sample
+    return F.mse_loss(output.float(), target, reduction="none").flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
 class Evaluator:
     """Looks at the denoiser without changing it, on several workers together.
 
-    Each takes a part of the images, never more than `most` at once, and all get all results.
+    Each takes a part of the images, never more than `most` at once, and all get all results. In
+    float32 whatever the training's precision: strategies compare losses that differ by little.
     """
 
     denoiser: nn.Module

@@ -6,56 +6,35 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
-from stepsearch.config import Config
 from stepsearch.diffusion.batches import Batches
 from stepsearch.diffusion.checkpoints import write_checkpoint
-from stepsearch.diffusion.ema import MovingAverage
+from stepsearch.diffusion.compilation import compiled
+from stepsearch.diffusion.ema import MovingAverages
+from stepsearch.diffusion.execution import check_execution, check_precision, lay_out_channels_last
 from stepsearch.diffusion.flat import flatten_gradients, flatten_weights
 from stepsearch.diffusion.loss import LossMeter, LossSummary
+from stepsearch.diffusion.loss_scale import loss_scale
 from stepsearch.diffusion.memory import reuse_freed_memory
 from stepsearch.diffusion.multistage.shards import read_merged
-from stepsearch.diffusion.multistage.stage_parallel import StageParallel
+from stepsearch.diffusion.multistage.stage_parallel import sharing
 from stepsearch.diffusion.noise import NoiseProcess
-from stepsearch.diffusion.parallel import DataParallel
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.step import Evaluator, TrainingStep, errors
+from stepsearch.diffusion.training_config import TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
-from stepsearch.strategies.base import PredictionType, Strategy
+from stepsearch.strategies.base import Strategy
 
 __all__ = ["LossSummary", "Training", "TrainingConfig", "Workers"]
 
 _CHECK_EVERY = 10
 """Steps between two looks for a NaN: each look waits for the device."""
-
-
-class TrainingConfig(Config):
-    """How the denoiser's weights follow from its loss; nothing here depends on the strategy."""
-
-    batch_size: int = Field(default=64, ge=1)
-    """Images a step, over all workers together."""
-    lr: float = Field(default=4e-3, gt=0)
-    """AdamW's learning rate after the warm-up."""
-    lr_scheduler: Literal["constant", "cosine"] = "cosine"
-    """What follows the warm-up: the same rate, or half a cosine to 0 at the end of the budget."""
-    warmup_steps: int = Field(default=50, ge=0)
-    """Steps in which the learning rate rises linearly from 0."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    grad_clip: float = Field(default=1.0, gt=0)
-    """The gradient is scaled down to this norm where it is longer."""
-    accumulation: int | None = Field(default=None, ge=1)
-    """Slices in which a worker computes the gradient of its share of a batch; none: 1, and twice
-    as many each time that the memory does not hold one."""
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    prediction_type: PredictionType = "epsilon"
-    """The denoiser's target: eps, v or x0 on vp, the velocity on flow, the network F on edm."""
 
 
 class Training:
@@ -89,27 +68,32 @@ class Training:
         denoiser with stages has its second one, third ... from the timesteps `starts` on; with
         `stages_apart` each of several workers has one of them (see `StageParallel`).
 
-        Raises UserError if the workers cannot share a batch evenly, or if a denoiser cannot be
-        trained on this target in this process.
+        Raises UserError if the workers cannot share a batch evenly, if a denoiser cannot be
+        trained on this target in this process, or as the config says on this device.
         """
         from diffusers.optimization import get_scheduler
 
         process.config.check(config.prediction_type)
+        check_precision(config.precision, workers.device)
+        check_execution(config, denoiser, starts)
         reuse_freed_memory()
         self.config, self.process, self.strategy = config, process, strategy
         self.workers, self.budget, self.images_seen = workers, budget, 0
-        stages = len(starts) + 1
-        self._parallel = _parallel(workers, config.batch_size, stages if stages_apart else 1)
+        stages = len(starts) + 1 if stages_apart else 1
+        self._parallel = sharing(workers, config.batch_size, stages)
         self.denoiser = self._parallel.held(denoiser).to(workers.device).train()
+        if config.gradient_checkpointing:
+            self.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]  # diffusers'
         self._share, self.slices, self._starts = self._parallel.share, slices, starts
         self._batches = Batches(images, seed, workers.device, flip=flip)
         self._generator = generator("training", seed, device=workers.device)
-        self._average = MovingAverage(self.denoiser, config.ema_decay)
+        self._averages = MovingAverages(self.denoiser, config)
         self._weights = nn.Parameter(flatten_weights(self.denoiser))
         self._weights.grad = self._gradient = flatten_gradients(self.denoiser)
         self._optimizer = torch.optim.AdamW(
             [self._weights], lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
+        self._scale = loss_scale(config.precision, workers.device)
         self._lr_scheduler = get_scheduler(
             {"constant": "constant_with_warmup", "cosine": "cosine"}[config.lr_scheduler],
             self._optimizer,
@@ -119,7 +103,16 @@ class Training:
         strategy.begin(tuple(images.shape[1:]), generator("strategy", seed, device=workers.device))
         most = math.ceil(config.batch_size / workers.size / slices)
         self._evaluator = Evaluator(self.denoiser, process, config.prediction_type, workers, most)
-        self._network = self._parallel.wrapped(self.denoiser, slices)
+        if config.channels_last:
+            lay_out_channels_last(self.denoiser)
+        self._network = self._parallel.wrapped(self._compiled(most), slices)
+
+    def _compiled(self, most: int) -> nn.Module:
+        """The denoiser, compiled for slices of `most` images if the config says so."""
+        if not self.config.compile:
+            return self.denoiser
+        target, x0 = self.config.prediction_type, self._images[:most]
+        return compiled(self.denoiser, self.process, target, x0, self.config.precision)
 
     @property
     def ema(self) -> nn.Module:
@@ -127,7 +120,18 @@ class Training:
 
         All of it, also where workers have a stage each: then all of them must ask for it.
         """
-        return self._parallel.whole(self._average.module)
+        return self._parallel.whole(self._averages.ema.module)
+
+    @property
+    def averages(self) -> dict[int, nn.Module]:
+        """The same with the averages of the config's `ema_halflives`."""
+        others = self._averages.others
+        return {halflife: self._parallel.whole(own.module) for halflife, own in others.items()}
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps left out because float16's gradient overflowed; waits for the device."""
+        return self._scale.skipped
 
     @property
     def shards(self) -> int:
@@ -177,10 +181,10 @@ class Training:
         Workers exchange gradients once, with their last slice.
         """
         with nullcontext() if last else self._parallel.alone():
-            target = self.config.prediction_type
-            mse = errors(self._network, self.process, target, x0, noise, level)
+            target, precision = self.config.prediction_type, self.config.precision
+            mse = errors(self._network, self.process, target, x0, noise, level, precision)
             loss = (self.strategy.weights(t) * mse).mean() * (len(t) / of)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(self._scale.up(loss))
         return mse.detach(), loss.detach()
 
     def _draw(self) -> TrainingStep:
@@ -198,12 +202,13 @@ class Training:
         """Move the weights along the gradient; returns the gradient's norm."""
         gradient = self._gradient
         self._parallel.exchange(gradient)
+        self._scale.down(gradient)
         grad_norm = self._parallel.norm(gradient)
         clip_grads_with_norm_(self._weights, self.config.grad_clip, grad_norm)
-        self._optimizer.step()
+        grad_norm = self._scale.step(self._optimizer, grad_norm)
         self._optimizer.zero_grad(set_to_none=False)  # see flatten_gradients
         self._lr_scheduler.step()
-        self._average.update(self._weights, self._steps)
+        self._averages.update(self._weights, self._steps)
         return grad_norm
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,7 +216,8 @@ class Training:
         return {
             "images_seen": self.images_seen,
             "denoiser": self.denoiser.state_dict(),
-            "ema": self._average.module.state_dict(),
+            **self._averages.state_dict(),
+            "loss_scale": self._scale.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "lr_scheduler": self._lr_scheduler.state_dict(),
             "strategy": self.strategy.state_dict(),
@@ -222,7 +228,8 @@ class Training:
         """Go on from `state`."""
         self.images_seen = state["images_seen"]
         self.denoiser.load_state_dict(state["denoiser"])
-        self._average.module.load_state_dict(state["ema"])
+        self._averages.load_state_dict(state)
+        self._scale.load_state_dict(state.get("loss_scale", {}))
         self._optimizer.load_state_dict(state["optimizer"])
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.strategy.load_state_dict(state["strategy"])
@@ -246,9 +253,3 @@ class Training:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} must be a checkpoint of this training: {reason}") from None
-
-
-def _parallel(workers: Workers, batch_size: int, stages: int) -> DataParallel:
-    if stages > 1 and workers.size > 1:
-        return StageParallel(workers, batch_size, stages)
-    return DataParallel(workers, batch_size)

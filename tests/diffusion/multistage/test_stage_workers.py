@@ -41,7 +41,7 @@ def agree(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
 @pytest.fixture(scope="module")
 def alone(build_training: Callable[..., Training]) -> tuple[Training, Tensor]:
     """One worker with all stages, and its losses: a row a step, then a column a stage."""
-    training = build_training(stages_a_worker="all")
+    training = build_training(stages_a_worker="all", ema_halflives=(40,))
     losses = runpy.run_path(str(SCRIPT))["losses"](training, STEPS)
     return training, torch.tensor(losses)
 
@@ -56,6 +56,7 @@ def test_four_workers_with_a_stage_each_train_what_one_worker_trains(
     for left in train(tmp_path, 4, "one"):
         torch.testing.assert_close(left["losses"], losses, rtol=1e-4, atol=1e-6)
         agree(left["ema"], expected["ema"])
+        agree(left["average"], expected["averages"][40])
 
     for stage in (0, 1):
         part = read_checkpoint(shard(checkpoint, stage))
@@ -67,10 +68,11 @@ def test_four_workers_with_a_stage_each_train_what_one_worker_trains(
     merged = read_merged(checkpoint)
     for name in ("denoiser", "ema"):
         agree(merged[name], expected[name])
+    agree(merged["averages"][40], expected["averages"][40])
     states = [state["optimizer"]["state"][0] for state in (merged, expected)]
     for name in ("exp_avg", "exp_avg_sq"):
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-6)
-    again = build_training(stages_a_worker="all")
+    again = build_training(stages_a_worker="all", ema_halflives=(40,))
     again.load(checkpoint)
     assert again.images_seen == 8 * STEPS
     agree(again.ema.state_dict(), expected["ema"])

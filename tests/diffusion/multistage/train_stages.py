@@ -28,14 +28,20 @@ def work(rank: int, size: int, stages_a_worker: str, folder: Path) -> None:
     rows: list[list[float]] = []
     kept = []
     for slices in (1, 4):
-        training = SCRIPT["build"](workers=workers, slices=slices, stages_a_worker=stages_a_worker)
+        training = SCRIPT["build"](
+            workers=workers, slices=slices, stages_a_worker=stages_a_worker, ema_halflives=(40,)
+        )
         kept.append(training)  # see below
         training.resume(folder / "checkpoint.pt")
         rows += losses(training, 4)
         if rank < training.shards:
             training.save(folder / "checkpoint.pt")
         torch.distributed.barrier()
-    left = {"losses": torch.tensor(rows), "ema": training.ema.state_dict()}
+    left = {
+        "losses": torch.tensor(rows),
+        "ema": training.ema.state_dict(),
+        "average": training.averages[40].state_dict(),
+    }
     torch.save(left, folder / f"{rank}.pt")
     # Without destructors: that of a DDP's reducer joins a gloo thread that may wait for the GIL.
     os._exit(0)

@@ -39,7 +39,10 @@ def read_merged(path: Path) -> dict[str, Any]:
 def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """The encoder of the first part and everyone's decoder."""
     first = parts[0]
-    merged = {name: {k: v for part in parts for k, v in part[name].items()} for name in _MODULES}
+    merged = {name: _union([part[name] for part in parts]) for name in _MODULES}
+    others = {
+        k: _union([part["averages"][k] for part in parts]) for k in first.get("averages", ())
+    }
     shared = sum(
         value.numel() for k, value in first["denoiser"].items() if not k.startswith(_DECODERS)
     )
@@ -48,11 +51,16 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
         name: _joined([s[name] for s in states], shared) for name in ("exp_avg", "exp_avg_sq")
     }
     optimizer = {**first["optimizer"], "state": {0: {**states[0], **moments}}}
-    return {**first, **merged, "optimizer": optimizer}
+    return {**first, **merged, "averages": others, "optimizer": optimizer}
 
 
 _MODULES = ("denoiser", "ema")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _union(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of all of them; all have the encoder's."""
+    return {name: weight for state in states for name, weight in state.items()}
 
 
 def _joined(vectors: list[Tensor], shared: int) -> Tensor:

@@ -81,6 +81,16 @@ class StageParallel(DataParallel):
         return mine[max(common)] if common else None
 
 
+def sharing(workers: Workers, batch_size: int, stages: int) -> DataParallel:
+    """How workers share a training, with a stage each if there are several of both.
+
+    Raises UserError like the two classes.
+    """
+    if stages > 1 and workers.size > 1:
+        return StageParallel(workers, batch_size, stages)
+    return DataParallel(workers, batch_size)
+
+
 @lru_cache(maxsize=8)
 def _stage_groups(world: Any, size: int, stages: int) -> list[Any]:
     """The workers of each stage; made once for a process group `world`."""
