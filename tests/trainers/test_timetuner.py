@@ -290,8 +290,8 @@ def test_times_that_do_worse_on_unseen_noise_are_not_exported(
         ({"sampler": {"num_steps": 3}},
          "sampler.num_steps must divide T = 1000 for trailing, got 3"),
         ({"sampler": {"kind": "dpm_solver_2", "trajectory": "edm"}},
-         "sampler.trajectory must be one of quadratic_continuous, log_snr, ays, gits for "
-         "dpm_solver_2, got 'edm'"),
+         "sampler.trajectory must be one of quadratic_continuous, log_snr, ays, gits, "
+         "score_optimal, dmn, dmn_latent for dpm_solver_2, got 'edm'"),
         ({"times": {"r": (0.1,)}}, "times.r must have 4 numbers, got 1"),
         ({"score": "teacher", "teacher": {"num_steps": 7}},
          "sampler.num_steps must divide T = 1000 for trailing, got 7"),
@@ -355,6 +355,8 @@ def test_several_workers_and_missing_labels_are_refused(config: Any, tmp_path: P
     {"kind": "analytic_ddpm", "trajectory": "leading", "num_steps": 3},
     {"kind": "dpmpp_2m", "trajectory": "ays", "num_steps": 3},
     {"kind": "ddim", "trajectory": "gits", "num_steps": 3},
+    {"kind": "unipc", "trajectory": "dmn", "num_steps": 3},
+    {"kind": "dpm_solver_2", "trajectory": "score_optimal", "num_steps": 3},
 ])  # fmt: skip
 def test_other_samplers_run_too(config: Any, trial: Any, sampler: Any) -> None:
     slots = 5 if sampler["kind"] == "heun" else 3

@@ -212,8 +212,8 @@ def test_analytic_ddim_without_anything_to_learn_is_ddim(denoiser: Any) -> None:
         ),
         (
             {"kind": "dpm_solver_2"},
-            "sampler.trajectory must be one of quadratic_continuous, log_snr, ays, gits for "
-            "dpm_solver_2, got 'trailing'",
+            "sampler.trajectory must be one of quadratic_continuous, log_snr, ays, gits, "
+            "score_optimal, dmn, dmn_latent for dpm_solver_2, got 'trailing'",
         ),
         (
             {"clip_sample": True, "kind": "unipc"},

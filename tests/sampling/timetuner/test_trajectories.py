@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from stepsearch.diffusion.noise import VPConfig
+from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import knots
+from stepsearch.sampling.timetuner.dmn import bound
 from stepsearch.sampling.timetuner.trajectories import quadratic_times
 from tests.sampling.timetuner.exact import alpha
 
@@ -65,3 +67,42 @@ def test_ays_and_gits_are_their_authors_on_the_authors_process() -> None:
     np.testing.assert_allclose(found["ays"], ays, rtol=1e-4)
     gits = [80, 10.9836, 3.8811, 1.584, 0.5666, 0.1698, 0.002]
     np.testing.assert_allclose(found["gits"], gits, rtol=1e-4)
+
+
+def test_dmn_finds_its_authors_minimum() -> None:
+    """Of the released objective, by scipy's trust-constr from two starts: 5 steps of latents."""
+    found = knots("dmn_latent", 5, VP)
+    np.testing.assert_allclose(
+        (found.times + 1) / 1000, [1, 0.65819, 0.49784, 0.30946, 0.10136], atol=2e-5
+    )
+    a = alpha(torch.linspace(1, 1e-3, 6, dtype=torch.float64)).numpy()
+    starts = (np.sqrt(1 / a**2 - 1), knots("log_snr", 5, VP).sigmas)
+    for sigmas, value in zip((found.sigmas, *starts), (49.904819, 75.9653, 231.4785), strict=True):
+        assert float(bound(torch.tensor(-np.log(sigmas)), 2)) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("K", [1, 2, 3, 7, 8, 20])
+@pytest.mark.parametrize("trajectory", ["dmn", "dmn_latent"])
+def test_dmn_lowers_its_bound_and_keeps_the_order(trajectory: Any, K: int) -> None:
+    found, power = knots(trajectory, K, VP).sigmas, 1 if trajectory == "dmn" else 2
+    assert (np.diff(found) < 0).all()
+    after, before = (
+        float(bound(torch.tensor(-np.log(sigmas)), power))
+        for sigmas in (found, knots("log_snr", K, VP).sigmas)
+    )
+    assert after <= before
+    assert (after < 0.99 * before) == (K > 2)
+
+
+def test_dmn_of_very_many_steps_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^sampler.num_steps must be at most 100 for dmn, got 5"):
+        knots("dmn", 500, VP)
+
+
+def test_score_optimal_steps_cost_the_same() -> None:
+    """s^2 E|grad log p_t' - grad log p_t|^2 over x_t, for data N(0, 0.5^2)."""
+    sigma2 = knots("score_optimal", 500, VP).sigmas ** 2
+    noise = sigma2 / (1 + sigma2)
+    variance = (1 - noise) * 0.25 + noise
+    costs = noise[:-1] * variance[:-1] * (1 / variance[1:] - 1 / variance[:-1]) ** 2
+    np.testing.assert_allclose(costs[:-20], costs[0], rtol=0.02)  # those at the end are coarse

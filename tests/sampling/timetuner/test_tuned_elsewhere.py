@@ -60,6 +60,16 @@ CASES: dict[str, dict[str, Any]] = {
         "way": "scheduler",
         "sampler": {"kind": "dpmpp_2m", "trajectory": "log_snr"},
     },
+    "dpmpp_2m, dmn, scheduler": {
+        "pipeline": "DDPMPipeline",
+        "way": "scheduler",
+        "sampler": {"kind": "dpmpp_2m", "trajectory": "dmn"},
+    },
+    "ddim, score_optimal, hook": {
+        "pipeline": None,
+        "way": "hook",
+        "sampler": {"trajectory": "score_optimal"},
+    },
     "heun, edm, scheduler": {
         "pipeline": None,
         "way": "scheduler",

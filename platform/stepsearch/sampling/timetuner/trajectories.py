@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from stepsearch.errors import UserError
+from stepsearch.sampling.timetuner.levels import LEVELS
 from stepsearch.strategies.base import FloatArray
 
 Trajectory = Literal[
@@ -21,15 +22,15 @@ Trajectory = Literal[
     "edm",
     "ays",
     "gits",
+    "score_optimal",
+    "dmn",
+    "dmn_latent",
 ]
 TRAJECTORIES: tuple[Trajectory, ...] = get_args(Trajectory)
 UNIFORM = ("leading", "leading_1", "trailing")
 """The trajectories that diffusers' DDIMScheduler runs itself."""
-ENDS_ABOVE_ZERO = ("quadratic_continuous", "log_snr", "ays", "gits")
+ENDS_ABOVE_ZERO = ("quadratic_continuous", *(name for name in LEVELS if name != "edm"))
 """The trajectories that end at the process's lowest noise level, not at none."""
-_SIGMA_DATA = 0.5
-_GITS_CIFAR10 = (80, 10.9836, 3.8811, 1.584, 0.5666, 0.1698, 0.002)
-"""Of GITS' released code, for 6 steps of EDM's CIFAR-10 denoiser."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,8 @@ def knots(trajectory: Trajectory, K: int, alpha_bar: FloatArray) -> Knots:
     | edm | sigma^(1/7) evenly (EDM, rho = 7) | no noise |
     | ays | arctan(sigma / 0.5) evenly: optimal for N(0, 0.5^2) (Align Your Steps) | t = 0 |
     | gits | as GITS' for CIFAR-10, stretched in log sigma to this process | t = 0 |
+    | score_optimal | even in the cost of the scores of N(0, 0.5^2) (Williams 2024) | t = 0 |
+    | dmn, dmn_latent | lowest bound on the error of a solver, of pixels or latents (DMN) | t = 0 |
 
     Raises UserError where K is more than T, or gives a timestep twice or beyond the last.
     """
@@ -69,8 +72,8 @@ def knots(trajectory: Trajectory, K: int, alpha_bar: FloatArray) -> Knots:
     log_sigma = np.log(1 / alpha_bar - 1) / 2
     lowest = float(np.exp(log_sigma[0]))
     ends = lowest if trajectory in ENDS_ABOVE_ZERO else 0.0
-    if trajectory in ("log_snr", "edm", "ays", "gits"):
-        levels = _levels(trajectory, K, log_sigma)
+    if trajectory in LEVELS:
+        levels = LEVELS[trajectory](K, float(log_sigma[-1]), float(log_sigma[0]))
         times = np.interp(np.log(levels), log_sigma, np.arange(T))
         return Knots(times, np.append(levels, ends))
     times = _times(trajectory, K, T)
@@ -105,23 +108,3 @@ def quadratic_times(first: float, last: float, K: int) -> FloatArray:
     """K + 1 continuous times whose roots are evenly spaced (DPM-Solver)."""
     times: FloatArray = np.linspace(np.sqrt(first), np.sqrt(last), K + 1) ** 2
     return times
-
-
-def _levels(trajectory: Trajectory, K: int, log_sigma: FloatArray) -> FloatArray:
-    """The K sigmas, from the process's highest."""
-    first, last = log_sigma[[-1, 0]].tolist()
-    levels: FloatArray
-    if trajectory == "log_snr":
-        levels = np.exp(np.linspace(first, last, K + 1)[:-1])
-    elif trajectory == "edm":
-        rho = 7
-        levels = np.linspace(np.exp(first / rho), np.exp(last / rho), K) ** rho
-    elif trajectory == "ays":
-        low, high = (np.arctan(np.exp(end) / _SIGMA_DATA) for end in (last, first))
-        levels = _SIGMA_DATA * np.tan(np.linspace(high, low, K + 1)[:-1])
-    else:
-        known = np.log(_GITS_CIFAR10)
-        even = np.linspace(0, 1, K + 1)[:-1]
-        shape = np.interp(even, np.linspace(0, 1, len(known)), known)
-        levels = np.exp(np.interp(shape, known[[-1, 0]], [last, first]))
-    return levels
