@@ -291,7 +291,7 @@ def test_times_that_do_worse_on_unseen_noise_are_not_exported(
          "sampler.num_steps must divide T = 1000 for trailing, got 3"),
         ({"sampler": {"kind": "dpm_solver_2", "trajectory": "edm"}},
          "sampler.trajectory must be one of quadratic_continuous, log_snr, ays, gits, "
-         "score_optimal, dmn, dmn_latent for dpm_solver_2, got 'edm'"),
+         "score_optimal, dmn, dmn_latent, given for dpm_solver_2, got 'edm'"),
         ({"times": {"r": (0.1,)}}, "times.r must have 4 numbers, got 1"),
         ({"score": "teacher", "teacher": {"num_steps": 7}},
          "sampler.num_steps must divide T = 1000 for trailing, got 7"),

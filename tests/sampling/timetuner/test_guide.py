@@ -17,7 +17,9 @@ GUIDE = Path(__file__).parents[3] / "docs" / "timetuner.md"
 
 def test_the_guide_tunes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a denoiser after ten steps, with a few iterations."""
-    first, second = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.M)
+    first, levels, second = re.findall(
+        r"^```python\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.M
+    )
     monkeypatch.chdir(tmp_path)
     for long, short in (
         ("38_400", "640"),
@@ -26,11 +28,14 @@ def test_the_guide_tunes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("tuned, verdict)", "tuned, verdict, force=True)"),
     ):
         assert long in first
-        first = first.replace(long, short)
+        assert long in levels or long == "38_400"
+        first, levels = first.replace(long, short), levels.replace(long, short)
     names: dict[str, Any] = {"__name__": "guide"}
     exec(compile(first, "timetuner.md", "exec", dont_inherit=True), names)
     assert names["images"].shape == (16, 1, 8, 8)
     assert load_tuned(tmp_path / "tuned" / "timetuner.json").num_steps == 10
+    exec(compile(levels, "timetuner.md", "exec", dont_inherit=True), names)
+    assert load_tuned(tmp_path / "moved" / "timetuner.json").sampler.kind == "dpmpp_2m"
     exec(compile(second, "timetuner.md", "exec", dont_inherit=True), names)
     noise = VPConfig().build().scheduler_config()
     found = names["noise_of"](DDIMPipeline(names["denoiser"], DDIMScheduler(**noise)))

@@ -213,7 +213,7 @@ def test_analytic_ddim_without_anything_to_learn_is_ddim(denoiser: Any) -> None:
         (
             {"kind": "dpm_solver_2"},
             "sampler.trajectory must be one of quadratic_continuous, log_snr, ays, gits, "
-            "score_optimal, dmn, dmn_latent for dpm_solver_2, got 'trailing'",
+            "score_optimal, dmn, dmn_latent, given for dpm_solver_2, got 'trailing'",
         ),
         (
             {"clip_sample": True, "kind": "unipc"},
@@ -255,6 +255,7 @@ def test_a_target_that_is_none_of_the_three_is_refused() -> None:
         ({"kind": "plms"}, f"kind must be one of {', '.join(map(repr, KINDS[:-1]))} or 'cm'"),
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"trajectory": "cubic"}, "trajectory must be one of 'leading', "),
+        ({"levels": [1, "low"]}, "levels[1] must be a number, got 'low'"),
         ({"clip_sample": 3}, "clip_sample must be true or false, got 3"),
         ({"eta": 1.5}, "eta must be at most 1, got 1.5"),
         ({"variance": "huge"}, "variance must be one of 'small' or 'large', got 'huge'"),

@@ -70,6 +70,16 @@ CASES: dict[str, dict[str, Any]] = {
         "way": "hook",
         "sampler": {"trajectory": "score_optimal"},
     },
+    "unipc, given, scheduler": {
+        "pipeline": None,
+        "way": "scheduler",
+        "sampler": {"kind": "unipc", "trajectory": "given", "levels": [99.5, 7, 2, 0.5, 0.2, 0]},
+    },
+    "heun, given, hook": {
+        "pipeline": None,
+        "way": "hook",
+        "sampler": {"kind": "heun", "trajectory": "given", "levels": [99, 7, 2, 0.5, 0.2, 0.1]},
+    },
     "heun, edm, scheduler": {
         "pipeline": None,
         "way": "scheduler",

@@ -5,6 +5,7 @@ from stepsearch.sampling.timetuner.draw import Verdict, compare, draw, gap_to
 from stepsearch.sampling.timetuner.end_to_end import EndToEndConfig, tune_end_to_end
 from stepsearch.sampling.timetuner.export import write_tuned
 from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses, tune, tune_slot
+from stepsearch.sampling.timetuner.joint import Moved, tune_jointly
 from stepsearch.sampling.timetuner.network import Network, check_times, evaluate, guided
 from stepsearch.sampling.timetuner.samplers import KINDS, SolverConfig
 from stepsearch.sampling.timetuner.shifts import ShiftedTimes
@@ -16,6 +17,7 @@ __all__ = [
     "TRAJECTORIES",
     "EndToEndConfig",
     "GradientConfig",
+    "Moved",
     "Network",
     "ShiftedTimes",
     "SolverConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "measure_gamma",
     "tune",
     "tune_end_to_end",
+    "tune_jointly",
     "tune_slot",
     "write_tuned",
 ]

@@ -104,15 +104,19 @@ def compare(
     seeds: Sequence[int],
     n: int,
     shape: tuple[int, int, int],
+    *,
+    before: Network | None = None,
 ) -> Verdict:
     """Score n images of each of `seeds`, which no tuning has seen, with and without tau.
 
-    `score(images, seed)` is lower for better images.
+    `score(images, seed)` is lower for better images. `before` is the network under the sampler as
+    it was, where its noise levels were tuned too.
     """
     found: dict[bool, list[float]] = {True: [], False: []}
+    before = before or network
     for seed in seeds:
-        for tuned, times in ((True, tau), (False, network.solver.times)):
-            images = draw(network, times, n, shape=shape, seed=seed)
+        for tuned, under, times in ((True, network, tau), (False, before, before.solver.times)):
+            images = draw(under, times, n, shape=shape, seed=seed)
             found[tuned].append(score(images, seed))
     return Verdict(metric, tuple(found[True]), tuple(found[False]))
 

@@ -7,6 +7,8 @@ arXiv 2202.05830, move a sampler's coefficients in this way, by a kernel distanc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -60,53 +62,83 @@ def tune_end_to_end(network: Network, images: Tensor, config: EndToEndConfig) ->
     times, if it is no closer on held-out noise. The losses of the result are those of eq. 9, which
     are not lowered here. Raises UserError for fewer than two images.
     """
-    if len(images) < 2:
-        raise UserError(f"images must be at least two to tune on, got {len(images)}")
+    check_images(images)
     nominal = network.solver.times
     at = ShiftedTimes(nominal.tolist(), float(network.solver.end), network.solver.top)
-    r = _adam(network, at, images, config)
+    r = _shifts(network, at, images, config)
     tau = torch.tensor(in_order(at.times(r.tolist())).clip(0, at.top), dtype=torch.float32)
-    untuned, found = (_held_out(network, times, images, config) for times in (nominal, tau))
+    untuned, found = (held_out(network, times, images, config) for times in (nominal, tau))
     iterations = config.iterations
     if not found < untuned:
         tau, found, iterations = nominal.clone(), untuned, 0
     before, after = (losses(network, times, images, GradientConfig()) for times in (nominal, tau))
-    free = _free(at, config)
+    free = free_slots(at, config)
     taken = tuple(iterations if slot in free else 0 for slot in range(len(tau)))
     return Tuned(tau, nominal.clone(), tuple(after), tuple(before), taken, (untuned, found))
 
 
-def _free(at: ShiftedTimes, config: EndToEndConfig) -> list[int]:
+def check_images(images: Tensor) -> None:
+    """Raise UserError for fewer than two."""
+    if len(images) < 2:
+        raise UserError(f"images must be at least two to tune on, got {len(images)}")
+
+
+def free_slots(at: ShiftedTimes, config: EndToEndConfig) -> list[int]:
     return [slot for slot in at.free if config.tune_last or slot < len(at.t) - 1]
 
 
-def _adam(network: Network, at: ShiftedTimes, images: Tensor, config: EndToEndConfig) -> Tensor:
-    """The mean shifts [S] of the second half of the iterations."""
+def _shifts(network: Network, at: ShiftedTimes, images: Tensor, config: EndToEndConfig) -> Tensor:
+    """The shifts [S] that Adam finds."""
     t, down, up = (torch.tensor(v, dtype=torch.float32) for v in (at.t, at.down, at.up))
-    fixed = torch.ones(len(t), dtype=torch.bool)
-    fixed[_free(at, config)] = False
     r = torch.zeros(len(t), requires_grad=True)
-    optimizer = torch.optim.Adam([r], lr=config.lr, betas=(0.9, 0.95))
+
+    def distance(index: int) -> Tensor:
+        tau = (t - r * torch.where(r >= 0, down, up)).clamp(0, at.top)
+        return distance_of_a_batch(network, tau, images, index, config)
+
+    return adam([r], distance, lambda: hold(r, free_slots(at, config), config), config)[0]
+
+
+def hold(r: Tensor, free: list[int], config: EndToEndConfig) -> None:
+    """Put shifts back into their range, and those of slots that are not tuned to 0."""
+    fixed = torch.ones(len(r), dtype=torch.bool)
+    fixed[free] = False
+    r.clamp_(*config.r)[fixed] = 0
+
+
+def adam(
+    numbers: list[Tensor],
+    distance: Callable[[int], Tensor],
+    hold: Callable[[], None],
+    config: EndToEndConfig,
+) -> list[Tensor]:
+    """Lower the distance of batch after batch; the means of the second half of the iterations.
+
+    `hold` is called after each step and puts the numbers back to where they may be.
+    """
+    optimizer = torch.optim.Adam(numbers, lr=config.lr, betas=(0.9, 0.95))
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, config.iterations, eta_min=config.lr / 10
     )
-    first, total = config.iterations // 2, torch.zeros(len(t))
+    first, totals = config.iterations // 2, [torch.zeros_like(each) for each in numbers]
     for i in range(config.iterations):
-        tau = (t - r * torch.where(r >= 0, down, up)).clamp(0, at.top)
-        (r.grad,) = torch.autograd.grad(_distance(network, tau, images, i, config), r)
+        slopes = torch.autograd.grad(distance(i), numbers)
+        for each, slope in zip(numbers, slopes, strict=True):
+            each.grad = slope
         optimizer.step()
         falling.step()
         with torch.no_grad():
-            r.clamp_(*config.r)[fixed] = 0
+            hold()
         if i >= first:
-            total += r.detach()
-    return total / (config.iterations - first)
+            for total, each in zip(totals, numbers, strict=True):
+                total += each.detach()
+    return [total / (config.iterations - first) for total in totals]
 
 
-def _distance(
+def distance_of_a_batch(
     network: Network, tau: Tensor, images: Tensor, index: int, config: EndToEndConfig
 ) -> Tensor:
-    """Of one batch; its noise and the images depend on (seed, index) only."""
+    """To the data's images; the noise and the images depend on (seed, index) only."""
     chance = generator("end to end", config.seed, index)
     real = images[torch.randint(len(images), (config.real,), generator=chance).to(images.device)]
     drawn = _draw(network, tau, images, config.batch_size, chance, recompute=config.recompute)
@@ -129,7 +161,7 @@ def _draw(
 
 
 @torch.no_grad()
-def _held_out(network: Network, tau: Tensor, images: Tensor, config: EndToEndConfig) -> float:
+def held_out(network: Network, tau: Tensor, images: Tensor, config: EndToEndConfig) -> float:
     drawn = []
     for first in range(0, config.held_out, config.batch_size):
         n = min(config.batch_size, config.held_out - first)

@@ -64,6 +64,10 @@ class Network:
         if scope == "full":
             solver.scales_at(solver.end)
 
+    def under(self, solver: Solver) -> Network:
+        """The same network under another solver."""
+        return Network(self._run, solver, self.scope)
+
     def output(self, slot: int, x: Tensor, tau: Tensor) -> Tensor:
         """What the scheduler is given: the output at tau, in terms of the slot's nominal time."""
         output = self._run(x, tau, self._nominal(slot, x))

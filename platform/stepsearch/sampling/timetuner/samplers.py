@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,8 +16,11 @@ from stepsearch.sampling.timetuner.consistency import ConsistencySolver
 from stepsearch.sampling.timetuner.solver import Solver
 from stepsearch.sampling.timetuner.trajectories import (
     ENDS_ABOVE_ZERO,
+    TRAJECTORIES,
     UNIFORM,
+    Knots,
     Trajectory,
+    given,
     knots,
 )
 from stepsearch.sampling.timetuner.tuned_timesteps import quiet
@@ -49,8 +52,10 @@ class SolverConfig(Config):
     kind: Kind = "ddim"
     num_steps: int = Field(default=10, ge=1)
     """Steps K; `heun` evaluates the network 2K - 1 times, the others K times."""
-    trajectory: Trajectory = "trailing"
-    """Without effect on `cm`, which has levels of its own, rho = 7."""
+    trajectory: Literal[Trajectory, "given"] = "trailing"
+    """Without effect on `cm`, which has levels of its own, rho = 7. given: `levels`."""
+    levels: tuple[float, ...] = ()
+    """sigma / alpha of the K steps, falling, and of where they end, 0 for no noise."""
     clip_sample: bool = False
     """Clip each step's prediction of x0 to [-1, 1]; ddim on uniform ones, ddpm, analytic."""
     eta: float = Field(default=0.0, ge=0, le=1)
@@ -66,7 +71,16 @@ class SolverConfig(Config):
         if self.kind in _CLIPPING:
             self._runs(_INTEGERS)
         elif self.kind == "dpm_solver_2":  # in eps it has no step to sigma = 0
-            self._runs(ENDS_ABOVE_ZERO)
+            self._runs((*ENDS_ABOVE_ZERO, "given"))
+            if self.trajectory == "given" and not all(self.levels):
+                raise UserError("sampler.levels must end above 0 for dpm_solver_2, got 0 at last")
+        elif self.kind == "cm":
+            self._runs(TRAJECTORIES)
+        if len(self.levels) != (self.num_steps + 1 if self.trajectory == "given" else 0):
+            raise UserError(
+                "sampler.levels must be num_steps + 1 numbers for trajectory given and none for "
+                f"others, got {len(self.levels)} for {self.num_steps} steps on {self.trajectory}"
+            )
         if self.clip_sample and not (own or self.kind in _CLIPPING):
             raise UserError(
                 "sampler.clip_sample must be false except for ddim on a uniform trajectory, ddpm "
@@ -91,8 +105,18 @@ class SolverConfig(Config):
         Raises UserError if this sampler cannot run on the process.
         """
         self.check(len(alpha_bar))
-        times = knots(self.trajectory, self.num_steps, alpha_bar).times
+        times = self._knots(alpha_bar).times
         return np.repeat(times, 2)[1:] if self.kind == "heun" else times
+
+    def _knots(self, alpha_bar: FloatArray) -> Knots:
+        if self.trajectory == "given":
+            return given(self.levels, alpha_bar)
+        return knots(self.trajectory, self.num_steps, alpha_bar)
+
+    def at(self, levels: Sequence[float]) -> SolverConfig:
+        """This sampler with noise levels [K + 1] of one's own."""
+        changes = {"trajectory": "given", "levels": tuple(levels), "num_steps": len(levels) - 1}
+        return self.model_copy(update=changes)
 
     @property
     def stochastic(self) -> bool:
@@ -119,7 +143,7 @@ class SolverConfig(Config):
         alpha_bar = DDPMScheduler(**noise).alphas_cumprod
         self.check(len(alpha_bar))
         table = alpha_bar.double().numpy()
-        found = knots(self.trajectory, self.num_steps, table)
+        found = self._knots(table)
         if self.kind in ("analytic_ddim", "analytic_ddpm"):
             scheduler: Any = self._analytic(alpha_bar, prediction_type, gamma)
         else:

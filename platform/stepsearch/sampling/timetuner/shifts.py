@@ -22,12 +22,15 @@ class ShiftedTimes:
     def __init__(self, times: Sequence[float], end: float, top: float) -> None:
         """`times` [S] fall; `end` is the least noisy time there is, `top` the noisiest."""
         t = np.asarray(times, dtype=np.float64)
-        different = np.unique(np.append(t, [min(end, t[-1]), max(top, t[0])]))
-        at = np.searchsorted(different, t)
+        self.points: FloatArray = np.unique(np.append(t, [min(end, t[-1]), max(top, t[0])]))
+        """The different times and, around them, the ends, rising."""
+        self.index = np.searchsorted(self.points, t)
+        """[S], which of the points each time is."""
         self.t, self.top = t, top
-        self.down: FloatArray = t - different[np.maximum(at - 1, 0)]
+        last = len(self.points) - 1
+        self.down: FloatArray = t - self.points[np.maximum(self.index - 1, 0)]
         """[S], how far it is to the next evaluation's time."""
-        self.up: FloatArray = different[np.minimum(at + 1, len(different) - 1)] - t
+        self.up: FloatArray = self.points[np.minimum(self.index + 1, last)] - t
         """[S], how far it is to the time of the one before."""
 
     @property

@@ -55,6 +55,8 @@ class Solver:
         self.scheduler, self.prediction_type = scheduler, prediction_type
         self._name = type(scheduler).__name__
         self.num_steps = len(found.times)
+        self.levels: tuple[float, ...] = tuple(found.sigmas.tolist())
+        """[K + 1] noise levels of the steps, and the one after them."""
         order = np.arange(self.num_steps)
         if self._name == "HeunDiscreteScheduler":
             order = np.repeat(order, 2)[1:]
@@ -67,7 +69,8 @@ class Solver:
         if self._by_index:
             self.sigmas = levels.astype(np.float32).tolist()
         place(scheduler, self.as_schedule())
-        self.scales: list[tuple[float, float]] = [
+        self._begins_at = float(scheduler.init_noise_sigma)
+        self.scales: list[tuple[Any, Any]] = [
             (1 / (1 + s * s) ** 0.5, s / (1 + s * s) ** 0.5) for s in levels.tolist()
         ]
         """[S + 1] pairs alpha, sigma at the nominal times and at the end."""
@@ -115,9 +118,24 @@ class Solver:
         t = self.times[slot].to(rho)
         return (t + (rho - 1) * (t + 1)).clamp(0, self.top)
 
+    def moved(self, times: Tensor) -> Solver:
+        """This solver at other times [S], whose noise levels gradients pass through.
+
+        It begins and ends where it did, and is to draw images with. Only for a scheduler that is
+        given its levels.
+        """
+        assert self.sigmas is not None
+        found = copy.copy(self)
+        found.times = times.detach()
+        alpha, sigma = self.scales_at(times)
+        found.scales = [*zip(alpha, sigma, strict=True), self.scales[-1]]
+        found.scheduler = _copy(self.scheduler)
+        found.scheduler.sigmas = torch.cat([sigma / alpha, torch.tensor(self.sigmas[-1:])])
+        return found
+
     def start(self, x: Tensor) -> State:
         """From x [N, C, H, W], about N(0, I)."""
-        return State(x * float(self.scheduler.init_noise_sigma), 0, self._memory(0))
+        return State(x * self._begins_at, 0, self._memory(0))
 
     def noised(self, slot: int, x0: Tensor, noise: Tensor) -> State:
         """A clean image noised to where the evaluation `slot` begins.

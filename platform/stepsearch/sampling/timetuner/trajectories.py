@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,6 +32,7 @@ UNIFORM = ("leading", "leading_1", "trailing")
 """The trajectories that diffusers' DDIMScheduler runs itself."""
 ENDS_ABOVE_ZERO = ("quadratic_continuous", *(name for name in LEVELS if name != "edm"))
 """The trajectories that end at the process's lowest noise level, not at none."""
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,24 @@ def knots(trajectory: Trajectory, K: int, alpha_bar: FloatArray) -> Knots:
             f"0..{T - 1}, got {K}"
         )
     return Knots(times, np.append(np.exp(np.interp(times, np.arange(T), log_sigma)), ends))
+
+
+def given(levels: Sequence[float], alpha_bar: FloatArray) -> Knots:
+    """Knots at noise levels of one's own [K + 1], the last being where sampling ends.
+
+    Raises UserError unless they fall from one that the process has, the last to 0 or such a one.
+    """
+    log_sigma = np.log(1 / alpha_bar - 1) / 2
+    sigmas = np.array(levels, dtype=np.float64)
+    low, high = np.exp(log_sigma[[0, -1]]) * (1 - _ROUNDING, 1 + _ROUNDING)
+    within = sigmas[:-1] if len(sigmas) and sigmas[-1] == 0 else sigmas
+    falls = len(sigmas) > 1 and np.all(np.diff(sigmas) < 0)
+    if not (falls and np.all((low <= within) & (within <= high))):
+        raise UserError(
+            f"sampler.levels must fall within the process's {high:.4g} ... {low:.4g}, or to 0 at "
+            f"last, got {', '.join(f'{level:g}' for level in levels) or 'none'}"
+        )
+    return Knots(np.interp(np.log(sigmas[:-1]), log_sigma, np.arange(len(alpha_bar))), sigmas)
 
 
 def _times(trajectory: Trajectory, K: int, T: int) -> FloatArray:
