@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 
 from stepsearch.errors import Diverged, UserError
-from stepsearch.evaluation.distances import energy_distance
+from stepsearch.evaluation.distances import energy_distance, kid
 from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from stepsearch.search.trial import Trial
 from trainers import TimeTunerConfig, trainer
 from trainers.drawing_trial import TIMES, run
+from trainers.judging import judge_of
 from trainers.tuning import STRATEGIES, bench, compared, solution
 
 QUICK = {"iterations": 2, "batches": 2, "held_out": 1, "batch_size": 8, "check_every": 1}
@@ -201,6 +202,25 @@ def test_the_distance_to_a_teacher_needs_no_labels(
     assert set(metrics) == {"images_seen", "nfe", "gap", "gap_ratio"}
     with pytest.raises(Diverged, match=r"^gap of the untuned times must be above 0"):
         heard(trial(config(**teacher, sampler={"num_steps": 10}), (8,)))
+
+
+def test_kid_is_the_unbiased_one_in_the_judges_features(config: Any, trial: Any) -> None:
+    made = trial(config(score="kid", times=MOVED))
+    assert made.config.objective() == "kid_digits_ratio"
+    (metrics,) = heard(made)
+    judge = judge_of(made.config.judge, made.config.dataset, made.cache)
+    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    network = at.network(made.config.sampler, "embedding")
+    tau = torch.tensor(json.loads((made.folder / TIMES).read_text())["tau"])
+    expected = [
+        kid(
+            judge.train_features,
+            judge.classifier.features(draw(network, times, 32, shape=(1, 8, 8), seed=0)),
+        )
+        for times in (tau, network.solver.times)
+    ]
+    assert metrics["kid_digits"] == pytest.approx(expected[0], rel=1e-6)
+    assert metrics["kid_digits_ratio"] == pytest.approx(expected[0] / expected[1], rel=1e-6)
 
 
 def test_a_reference_of_nothing_is_no_reference(config: Any) -> None:
