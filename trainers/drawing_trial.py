@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.pictures import beside, sample_grid
-from stepsearch.sampling.timetuner import draw, losses
+from stepsearch.sampling.timetuner import Network, draw, losses
 from stepsearch.search.trial import Report, Trial
 from trainers.tuning import PICTURED, bench, compared, scores, told, untuned
 
@@ -27,41 +27,50 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     """One trial: its times, then images up to each milestone, scored beside the untuned ones'.
 
     `images_seen` are the images drawn; image i comes from the same noise in every trial of a seed.
-    Raises Diverged.
+    Several workers share the drawing and the slots of the gradient's parallel strategy; the first
+    one judges. Raises Diverged.
     """
     config: TimeTunerConfig = trial.config
     device = str(workers.device)
     at = bench(config.checkpoint, config.dataset, workers.device)
     network = at.network(config.sampler, config.tau_scope)
     begun = time.process_time()
-    tau = told(config, network, device, trial.cache)
+    tau = told(config, network, workers, trial.cache)
     tuning_cpu_s = time.process_time() - begun
-    _keep_times(trial, network, tau, at.images)
+    if workers.rank == 0:
+        _keep_times(trial, network, tau, at.images)
     drawn = torch.empty(0, *at.trained.shape)
     for milestone in trial.milestones:
         begun = time.process_time()
         while (n := len(drawn)) < milestone:
             size = min(_CHUNK, milestone - n)
-            some = draw(
-                network, tau, size, shape=at.trained.shape, seed=trial.seed, first=n, device=device
-            )
+            where: dict[str, Any] = {"shape": at.trained.shape, "seed": trial.seed, "first": n}
+            some = draw(network, tau, size, **where, device=device, workers=workers)
             drawn = torch.cat([drawn, some])
             if not report.progress(len(drawn)):
                 return
-        found = scores(config, drawn, trial.seed, device, trial.cache)
-        reference = untuned(config.untuned, trial.seed, milestone, device, trial.cache)
-        metrics = {"images_seen": float(milestone), "nfe": float(network.solver.nfe)}
-        metrics |= found | compared(config, found, reference.scores)
+        metrics = {"images_seen": float(milestone)}
+        if workers.rank == 0:
+            metrics |= _judge(trial, network, drawn, device)
         metrics |= {
             "tuning_cpu_s": tuning_cpu_s,
             "evaluation_cpu_s": time.process_time() - begun,
         }
-        _picture(trial, reference.images, drawn[:PICTURED], milestone)
         if not report(metrics):
             return
 
 
-def _keep_times(trial: Trial, network: Any, tau: Tensor, images: Tensor) -> None:
+def _judge(trial: Trial, network: Network, drawn: Tensor, device: str) -> dict[str, float]:
+    """The scores of all images so far, and beside the untuned times'; a picture is left behind."""
+    config: TimeTunerConfig = trial.config
+    found = scores(config, drawn, trial.seed, device, trial.cache)
+    reference = untuned(config.untuned, trial.seed, len(drawn), device, trial.cache)
+    _picture(trial, reference.images, drawn[:PICTURED], len(drawn))
+    ratios = compared(config, found, reference.scores)
+    return {"nfe": float(network.solver.nfe)} | found | ratios
+
+
+def _keep_times(trial: Trial, network: Network, tau: Tensor, images: Tensor) -> None:
     """tau and the untuned times, each with eq. 9's losses of the slots."""
     config, times = trial.config.gradient, network.solver.times
     before = losses(network, times, images, config)

@@ -119,12 +119,10 @@ class TimeTunerConfig(Config):
         return TrainerFacts(self.kind, trained.alpha_bar, random_steps=self.score != "teacher")
 
     def check(self, workers: int) -> None:
-        """Raise UserError unless checkpoint, data, sampler and score fit together."""
-        if workers != 1:
-            raise UserError(
-                f"lanes.workers must be 1 for trainer {self.kind}, got {workers}: "
-                "more lanes try more times at once"
-            )
+        """Raise UserError unless checkpoint, data, sampler and score fit together.
+
+        Any number of `workers` shares the drawing.
+        """
         data, T = self.dataset.load(), len(look(self.checkpoint).alpha_bar)
         if not self.judge.features.needs_labels:
             check_judge(self.judge, data)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stepsearch.diffusion.datasets import AnyDataset, scaled
+from stepsearch.diffusion.workers import Workers
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import one_at_a_time
 from stepsearch.evaluation.distances import energy_distance
@@ -114,33 +116,52 @@ class Solution:
 
 
 @lru_cache(maxsize=64)
-def solution(config: TimeTunerConfig, strategy: Strategy, device: str, cache: Path) -> Solution:
-    """The gradient's times for a sampler, once a search: from `cache`, or found and kept there."""
+def solution(
+    config: TimeTunerConfig, strategy: Strategy, workers: Workers, cache: Path
+) -> Solution:
+    """The gradient's times for a sampler, once a search: from `cache`, or found and kept there.
+
+    All workers ask for it at once; what the first one knows or finds is what all of them get.
+    """
     settings: GradientConfig | EndToEndConfig = config.end_to_end
     if strategy != "end_to_end":
         settings = config.gradient.model_copy(update={"strategy": strategy})
-    at = bench(config.checkpoint, config.dataset, torch.device(device))
+    at = bench(config.checkpoint, config.dataset, workers.device)
     key = {
         "denoiser": fingerprint(at.denoiser),
         "data": config.dataset.load().fingerprint,
         "sampler": config.sampler.model_dump(),
         "scope": config.tau_scope,
         "gradient": settings.model_dump(),
-        "device": device,
+        "device": str(workers.device),
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     file = cache / f"timetuner-{name}.json"
-    with one_at_a_time(file):
-        found = _read(file)
+    first, network = workers.rank == 0, at.network(config.sampler, config.tau_scope)
+    with one_at_a_time(file) if first else nullcontext():
+        known = _read(file) if first else None
+        found = _first_ones(known, network.solver.nfe, workers)
         if found is None:
-            network = at.network(config.sampler, config.tau_scope)
             if isinstance(settings, EndToEndConfig):
                 tuned = tune_end_to_end(network, at.images, settings)
             else:
-                tuned = tune(network, at.images, settings)
-            found = Solution(tuple(tuned.tau.tolist()), tuned.iterations)
-            _write(file, found)
+                tuned = tune(network, at.images, settings, workers)
+            own = Solution(tuple(tuned.tau.tolist()), tuned.iterations)
+            found = _first_ones(own, network.solver.nfe, workers) or own
+            if first:
+                _write(file, found)
     return found
+
+
+def _first_ones(known: Solution | None, slots: int, workers: Workers) -> Solution | None:
+    """What the first worker knows."""
+    if workers.size == 1:
+        return known
+    rows = torch.zeros(3, slots, dtype=torch.float64, device=workers.device)
+    if known and workers.rank == 0:
+        rows[:] = torch.tensor([known.tau, known.iterations, [1.0] * slots], dtype=torch.float64)
+    tau, iterations, there = workers.sum(rows).tolist()
+    return Solution(tuple(tau), tuple(map(int, iterations))) if there[0] else None
 
 
 def _read(file: Path) -> Solution | None:
@@ -158,7 +179,7 @@ def _write(file: Path, found: Solution) -> None:
     os.replace(part, file)
 
 
-def told(config: TimeTunerConfig, network: Network, device: str, cache: Path) -> Tensor:
+def told(config: TimeTunerConfig, network: Network, workers: Workers, cache: Path) -> Tensor:
     """tau [S] of a trial: the untuned times, to the last bit, where it says nothing else."""
     times, nominal = config.times, network.solver.times
     top = len(look(config.checkpoint).alpha_bar) - 1
@@ -166,7 +187,7 @@ def told(config: TimeTunerConfig, network: Network, device: str, cache: Path) ->
     r: FloatArray = np.array(times.r or [0.0] * len(nominal))
     for strategy in STRATEGIES:
         if share := getattr(times, strategy):
-            found = solution(config.untuned, strategy, device, cache)
+            found = solution(config.untuned, strategy, workers, cache)
             r = r + share * at.shifts(found.tau)
     if not r.any():
         return nominal.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stepsearch.diffusion.seeds import generator
+from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import Diverged, UserError
 from stepsearch.sampling.timetuner.network import Network
 from stepsearch.sampling.timetuner.solver import Noise
@@ -26,21 +28,26 @@ def draw(
     first: int = 0,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
+    workers: Workers = ALONE,
 ) -> Tensor:
     """n images [n, C, H, W] in [-1, 1], on the CPU; image i depends on (seed, i) only.
 
     The first one is number `first`. The noise is that of `stepsearch.sampling.sampler.generate`.
-    Raises UserError for a tau that does not fit and Diverged for images that are not finite.
+    Each of several workers draws an equally long run of images, and all of them get all. Raises
+    UserError for a tau that does not fit and Diverged for images that are not finite.
     """
     from diffusers.utils.torch_utils import randn_tensor
 
     tau = check_tau(tau, network).to(device)
+    each = math.ceil(n / workers.size)
+    begin = first + workers.rank * each
     batches = []
-    for low in range(first, first + n, batch_size):
-        noise = [generator("image", seed, i) for i in range(low, min(low + batch_size, first + n))]
+    for low in range(begin, begin + each, batch_size):
+        high = min(low + batch_size, begin + each)
+        noise = [generator("image", seed, i) for i in range(low, high)]
         x = randn_tensor((len(noise), *shape), generator=noise, device=torch.device(device))
         batches.append(sample(network, tau, x, noise).clamp(-1, 1).cpu())
-    images = torch.cat(batches)
+    images = workers.gather(torch.cat(batches).to(workers.device))[:n].cpu()
     if not images.isfinite().all():
         raise Diverged("images drawn with this tau have NaN or infinite pixels")
     return images

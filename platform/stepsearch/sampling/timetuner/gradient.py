@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stepsearch.config import Config
 from stepsearch.diffusion.seeds import generator
+from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner.network import Network
 from stepsearch.sampling.timetuner.solver import State
@@ -69,17 +70,20 @@ class Batch:
     index: int
 
 
-def tune(network: Network, images: Tensor, config: GradientConfig) -> Tuned:
+def tune(
+    network: Network, images: Tensor, config: GradientConfig, workers: Workers = ALONE
+) -> Tuned:
     """tau for every slot of the network's solver, from clean images [n, C, H, W].
 
     L(tau) <= L(t) on the held-out batches, slot by slot, or the slot stays untuned. The network is
-    left as it is; it costs less where its parameters require no gradient. Raises UserError for no
-    images.
+    left as it is; it costs less where its parameters require no gradient. With `parallel` each of
+    several workers tunes some of the slots, and all of them get what one would find. Raises
+    UserError for no images.
     """
     if not len(images):
         raise UserError("images must be at least one to tune on, got 0")
     if config.strategy == "parallel":
-        found = [tune_slot(network, slot, images, config) for slot in range(network.solver.nfe)]
+        found = _apart(network, images, config, workers)
     else:
         found = _in_turn(network, images, config)
     tau, loss, untuned, iterations = zip(*found, strict=True)
@@ -127,6 +131,22 @@ def losses(network: Network, tau: Tensor, images: Tensor, config: GradientConfig
         found.append(sum(each) / len(each))
         states = [step(network, b, tau[slot]) for b in batches]
     return found
+
+
+def _apart(
+    network: Network, images: Tensor, config: GradientConfig, workers: Workers
+) -> list[Found]:
+    """Every slot for itself, the slots dealt out to the workers."""
+    slots = network.solver.nfe
+    rows = torch.zeros(slots, 4, dtype=torch.float64, device=workers.device)
+    for slot in range(workers.rank, slots, workers.size):
+        tau, *rest = tune_slot(network, slot, images, config)
+        rows[slot] = torch.tensor([float(tau), *rest], dtype=torch.float64)
+    times = network.solver.times
+    return [
+        (torch.tensor(found).to(times), loss, untuned, int(iterations))
+        for found, loss, untuned, iterations in workers.sum(rows).tolist()
+    ]
 
 
 def tune_slot(network: Network, slot: int, images: Tensor, config: GradientConfig) -> Found:
