@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from stepsearch.diffusion.batches import Batches
 from stepsearch.diffusion.checkpoints import write_checkpoint
 from stepsearch.diffusion.compilation import compiled
+from stepsearch.diffusion.dropout import Dropout
 from stepsearch.diffusion.ema import MovingAverages
 from stepsearch.diffusion.execution import check_execution, check_precision, lay_out_channels_last
 from stepsearch.diffusion.flat import flatten_gradients, flatten_weights
@@ -62,11 +63,11 @@ class Training:
         starts: Sequence[int] = (),
         stages_apart: bool = False,
     ) -> None:
-        """`images` are [N, C, H, W], uint8 or float32 in [-1, 1], with `flip` each also mirrored;
-        `budget`, in images, ends the lr_scheduler;
-        `slices` is the gradient accumulation. It changes the gradient by rounding only. A
-        denoiser with stages has its second one, third ... from the timesteps `starts` on; with
-        `stages_apart` each of several workers has one of them (see `StageParallel`).
+        """`images` are [N, C, H, W], uint8 or float32 in [-1, 1], with `flip` mirrored, too;
+        `budget`, in images, ends the lr_scheduler; `slices` is the gradient accumulation, which
+        changes the gradient by rounding only. A denoiser with stages has its second one, third
+        ... from the timesteps `starts` on; with `stages_apart` each of several workers has one
+        of them (see `StageParallel`).
 
         Raises UserError if the workers cannot share a batch evenly, if a denoiser cannot be
         trained on this target in this process, or as the config says on this device.
@@ -87,6 +88,7 @@ class Training:
         self._share, self.slices, self._starts = self._parallel.share, slices, starts
         self._batches = Batches(images, seed, workers.device, flip=flip)
         self._generator = generator("training", seed, device=workers.device)
+        self._dropout = Dropout(self.denoiser, seed, workers)
         self._averages = MovingAverages(self.denoiser, config)
         self._weights = nn.Parameter(flatten_weights(self.denoiser))
         self._weights.grad = self._gradient = flatten_gradients(self.denoiser)
@@ -111,7 +113,7 @@ class Training:
         """The denoiser, compiled for slices of `most` images if the config says so."""
         if not self.config.compile:
             return self.denoiser
-        target, x0 = self.config.prediction_type, self._images[:most]
+        target, x0 = self.config.prediction_type, self._batches.take(0, most)
         return compiled(self.denoiser, self.process, target, x0, self.config.precision)
 
     @property
@@ -163,8 +165,9 @@ class Training:
         self.strategy.before_update(step)
         x0, t, noise, level = (v[self._share] for v in (step.x0, step.t, step.noise, step.level))
         slices = list(zip(*(v.chunk(self.slices) for v in (x0, t, noise, level)), strict=True))
-        losses = [self._backward(*part, of=len(t)) for part in slices[:-1]]
-        losses.append(self._backward(*slices[-1], of=len(t), last=True))
+        with self._dropout.at(self._steps):
+            losses = [self._backward(*part, of=len(t)) for part in slices[:-1]]
+            losses.append(self._backward(*slices[-1], of=len(t), last=True))
         grad_norm = self._update()
         step.mine = mse = torch.cat([mse for mse, _ in losses])
         self.strategy.after_update(step)
