@@ -5,7 +5,8 @@
         [--denoisers FOLDER] [--out FILE.csv] [--as-it-is]
 
 Trains a denoiser a seed (3000 steps). Sequential and parallel lower the paper's eq. 9 and 11, all
-others one and the same number: the energy distance of 512 drawn images to the data, in pixels.
+others one and the same number: the energy distance of 512 drawn images to the data, in pixels;
+"levels and tau", which runs if named, moves the sampler's noise levels as well.
 Every method is judged on images of other noise by fd, pixel_fd and off_manifold; seconds are CPU
 seconds of one thread. A row is appended to the CSV when it is measured and is not measured again;
 --as-it-is only compares what is there. The last line is a JSON object.
@@ -43,6 +44,7 @@ from stepsearch.sampling.timetuner import (
     evaluate,
     tune,
     tune_end_to_end,
+    tune_jointly,
 )
 from stepsearch.sampling.timetuner.shifts import in_order
 from trainers.denoising import DenoisingConfig
@@ -63,7 +65,15 @@ SAMPLERS = {
     "heun": SolverConfig(kind="heun", trajectory="edm"),
     "dpmpp_2m": SolverConfig(kind="dpmpp_2m"),
     "unipc": SolverConfig(kind="unipc"),
+    "ddim unclipped": SolverConfig(),
+    **{
+        f"{kind} {trajectory}": SolverConfig(kind=kind, trajectory=trajectory)
+        for kind in ("ddim", "dpmpp_2m")
+        for trajectory in ("log_snr", "ays", "gits", "score_optimal", "dmn")
+    },
 }
+LEVELS = "levels and tau"
+"""A method for samplers that run levels of their own: neither the clipping ddim nor ddpm."""
 Tuning = Callable[[Network, Tensor], Tensor]
 
 
@@ -169,13 +179,21 @@ def measure(case: Case, methods: list[str], folder: Path) -> pd.DataFrame:
     config = configured(case, folder)
     denoiser, data = trained(case, config, folder), config.dataset.load()
     sampler = SAMPLERS[case.sampler].model_copy(update={"num_steps": case.num_steps})
-    solver = sampler.build(config.noise.build().scheduler_config(), "epsilon")
-    network = Network(evaluate(denoiser), solver)
+    noise = config.noise.build().scheduler_config()
+
+    def build(sampler: SolverConfig) -> Network:
+        return Network(evaluate(denoiser), sampler.build(noise, "epsilon"))
+
     judge = judge_of(config.judge, config.dataset, folder)
     rows = []
     for method in methods:
         begun = time.process_time()
-        tau = METHODS[method](network, data.train)
+        network = build(sampler)
+        if method == LEVELS:
+            moved = tune_jointly(build, sampler, data.train, EndToEndConfig())
+            network, tau = moved.network, moved.tuned.tau
+        else:
+            tau = METHODS[method](network, data.train)
         row = {**case._asdict(), "method": method, "cpu_s": time.process_time() - begun}
         found = [
             judge.score(draw(network, tau, 1000, shape=data.shape, seed=seed))
@@ -237,7 +255,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=["ddim"])
     parser.add_argument("--num-steps", type=int, nargs="+", default=[5, 10, 20])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, LEVELS], default=list(METHODS))
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--denoisers", type=Path, metavar="FOLDER", help="where to keep them")
     parser.add_argument("--out", type=Path, default=CURVES, metavar="FILE.csv")
@@ -258,7 +276,7 @@ def main() -> None:
     table = pd.read_csv(asked.out)
     chosen = {(*case, method) for case in cases for method in methods}
     table = table[[tuple(key) in chosen for key in table[KEY].values]]
-    order = {method: i for i, method in enumerate(METHODS)}
+    order = {method: i for i, method in enumerate([*METHODS, LEVELS])}
     table = table.sort_values(
         ["dataset", "strategy", "sampler", "num_steps", "method", "seed"],
         key=lambda column: column.map(order) if column.name == "method" else column,
