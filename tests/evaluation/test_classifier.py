@@ -53,8 +53,9 @@ def test_another_seed_gives_another_classifier(digits):
 
 
 def test_features_of_an_image_do_not_depend_on_its_batch(judge, digits):
-    many = judge.extractor.features(digits.train[:600])
-    torch.testing.assert_close(judge.extractor.features(digits.train[595:600]), many[595:])
+    """But for float32's rounding: other sizes of a batch have other kernels on some processors."""
+    few, many = (judge.extractor.features(digits.train[first:600]) for first in (595, 0))
+    torch.testing.assert_close(few.float(), many[595:].float())
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 28, 28), (3, 20, 31), (3, 64, 64)])
