@@ -48,7 +48,9 @@ def test_the_recipe_of_adaptive_sampling_is_its_table_7(pictures: Path) -> None:
         "beta_start": 1e-4,
         "beta_end": 0.02,
     }
-    assert trainer.denoiser.channels == tuple(128 * factor for factor in (1, 2, 2, 2))
+    denoiser = trainer.denoiser
+    assert denoiser.channels == tuple(128 * factor for factor in (1, 2, 2, 2))
+    assert (denoiser.dropout, denoiser.layers, denoiser.attention_levels) == (0.1, 2, (1,))
     policy = trainer.strategy
     assert policy.model_dump(include=set(PAPER)) == PAPER
     assert (policy.entropy, policy.every, policy.queue, policy.selected) == (1e-2, 40, 20, 3)
