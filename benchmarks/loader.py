@@ -30,8 +30,9 @@ from torch.utils.data import DataLoader
 
 from stepsearch.diffusion import batches
 from stepsearch.diffusion.batches import Batches
-from stepsearch.diffusion.datasets import ImagesConfig, scaled
+from stepsearch.diffusion.datasets import ImagesConfig
 from stepsearch.diffusion.datasets.preparing import prepared
+from stepsearch.pixels import scaled
 
 SIZE = 64
 Epoch = Callable[[], Iterator[Tensor]]

@@ -40,7 +40,7 @@ from search_spaces.speed import SpeedSpace
 from stepsearch.cluster import LanesConfig
 from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.training import TrainingConfig
-from stepsearch.evaluation.judge import JudgeConfig
+from stepsearch.evaluation.judge_config import JudgeConfig
 from stepsearch.figures import COLOURS, STYLE
 from stepsearch.sampling.sampler import SamplerConfig
 from stepsearch.search.config import BudgetConfig, FinalistsConfig, SearchConfig

@@ -49,7 +49,7 @@ from benchmarks.meter import Meter
 from benchmarks.stamps import Stamp, StampedTrainer, Visit, stamp
 from search_spaces.speed import SpeedSpace
 from stepsearch.cluster import LanesConfig
-from stepsearch.evaluation.judge import JudgeConfig
+from stepsearch.evaluation.judge_config import JudgeConfig
 from stepsearch.search.board import Board, Silent
 from stepsearch.search.config import (
     BudgetConfig,

@@ -10,11 +10,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from stepsearch.diffusion.datasets import Dataset, scaled
+from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.training import Training
 from stepsearch.evaluation.classifier import train_classifier
 from stepsearch.evaluation.features.network import Network, NetworkConfig
-from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels
+from stepsearch.evaluation.judge import Judge
+from stepsearch.evaluation.judge_config import JudgeConfig, check_labels
+from stepsearch.pixels import scaled
 from stepsearch.sampling.sampler import SamplerConfig, generate
 from stepsearch.search.trial import Cost
 
@@ -105,7 +107,7 @@ def _scoring(
         judge if is_network else judge.model_copy(update={"classifier": hasty}),
         data.name,
         train,
-        scaled(data.held_out),
+        data.held_out,
         labels,
         data.held_out_labels,
         data.fingerprint,

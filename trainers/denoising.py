@@ -18,7 +18,7 @@ from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
 from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
-from stepsearch.evaluation.judge import JudgeConfig, score_names
+from stepsearch.evaluation.judge_config import JudgeConfig, score_names
 from stepsearch.sampling.sampler import SamplerConfig
 from stepsearch.search.trial import Cost, Run, TrainerFacts
 from stepsearch.strategies import AnyStrategy, PredictionType, Strategy, UniformConfig

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from stepsearch.diffusion.datasets import AnyDataset, Dataset, scaled
+from stepsearch.diffusion.datasets import AnyDataset, Dataset
 from stepsearch.evaluation.features.network import NetworkConfig, check_channels
-from stepsearch.evaluation.judge import Judge, JudgeConfig, check_labels
+from stepsearch.evaluation.judge import Judge
+from stepsearch.evaluation.judge_config import JudgeConfig, check_labels
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ def judge_of(
     return Judge.prepare(
         config,
         data.name,
-        scaled(data.train),
-        scaled(data.held_out),
+        data.train,
+        data.held_out,
         data.train_labels,
         data.held_out_labels,
         data.fingerprint,

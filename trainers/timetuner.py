@@ -16,7 +16,8 @@ from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.errors import UserError
 from stepsearch.evaluation import frechet_distance, statistics
 from stepsearch.evaluation.features.base import ScoreNames
-from stepsearch.evaluation.judge import JudgeConfig, pixel_features
+from stepsearch.evaluation.judge import pixel_features
+from stepsearch.evaluation.judge_config import JudgeConfig
 from stepsearch.sampling.timetuner import (
     EndToEndConfig,
     GradientConfig,

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepsearch.diffusion.datasets import AnyDataset, scaled
+from stepsearch.diffusion.datasets import AnyDataset
 from stepsearch.diffusion.workers import Workers
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import one_at_a_time
 from stepsearch.evaluation.distances import energy_distance
 from stepsearch.evaluation.judge import pixel_features
+from stepsearch.pixels import scaled
 from stepsearch.sampling.timetuner import (
     EndToEndConfig,
     GradientConfig,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stepsearch.diffusion import batches
 from stepsearch.diffusion.batches import Batches
-from stepsearch.diffusion.datasets import scaled
+from stepsearch.pixels import scaled
 
 CPU = torch.device("cpu")
 N = 50

@@ -18,9 +18,9 @@ from stepsearch.diffusion.datasets import (
     Dataset,
     DigitsConfig,
     ImagesConfig,
-    scaled,
 )
 from stepsearch.errors import UserError
+from stepsearch.pixels import scaled
 from tests.diffusion.written import as_trained
 
 

@@ -22,7 +22,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from stepsearch.config import parse
-from stepsearch.diffusion.datasets import Dataset, ImagesConfig, scaled
+from stepsearch.diffusion.datasets import Dataset, ImagesConfig
+from stepsearch.pixels import scaled
 
 TRAIN, TEST, SIDE = 30, 10, 8
 Pixels = npt.NDArray[np.uint8]

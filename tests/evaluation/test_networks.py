@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation import FEATURES, Judge, JudgeConfig, inception_score, statistics
-from stepsearch.evaluation.features import network as networks
-from stepsearch.evaluation.features.network import Network, kept_rows, pixels
-from stepsearch.evaluation.judge import score_names
+from stepsearch.evaluation.features import base
+from stepsearch.evaluation.features.base import kept_rows
+from stepsearch.evaluation.features.network import Network, pixels
+from stepsearch.evaluation.judge_config import score_names
 from stepsearch.evaluation.real import load_or_observe, real_file
 from tests.evaluation.networks import TinyConfig
 
@@ -66,13 +67,13 @@ def test_batches_add_up_to_what_is_seen_at_once(digits):
     ("n", "rows"), [(3, [0, 1, 2]), (5, [0, 1, 2, 3, 4]), (12, [0, 2, 4, 7, 9])]
 )
 def test_of_many_images_the_features_of_some_are_kept_from_all_over(n, rows, monkeypatch):
-    monkeypatch.setattr(networks, "KEPT", 5)
+    monkeypatch.setattr(base, "KEPT", 5)
     assert kept_rows(n).tolist() == rows
 
 
 def test_the_statistics_are_those_of_all_images_however_few_are_kept(digits, monkeypatch):
     everything = Network(TinyConfig().load()).observe(digits.train, CPU)
-    monkeypatch.setattr(networks, "KEPT", 100)
+    monkeypatch.setattr(base, "KEPT", 100)
     some = Network(TinyConfig().load()).observe(digits.train, CPU)
     assert torch.equal(some.features, everything.features[kept_rows(len(digits.train))])
     assert all(map(torch.equal, some.statistics, everything.statistics))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stepsearch.commands.outputs import check_file, check_picture
 from stepsearch.config import parse
-from stepsearch.diffusion.datasets import DATASETS, scaled
+from stepsearch.diffusion.datasets import DATASETS
 from stepsearch.diffusion.stages import (
     Found,
     Points,
@@ -33,6 +33,7 @@ from stepsearch.diffusion.stages.figure import methods, stages_figure
 from stepsearch.diffusion.stages.gradients import gradient_similarity
 from stepsearch.diffusion.stages.kernels import KernelName, matched
 from stepsearch.errors import UserError
+from stepsearch.pixels import scaled
 from stepsearch.search.files import assignments, write_json
 
 _SMALL = 1e11

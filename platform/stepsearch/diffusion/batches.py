@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stepsearch.diffusion.data_order import DataOrder
-from stepsearch.diffusion.datasets import scaled
+from stepsearch.pixels import scaled
 
 _MOST_ON_CPU = 2**30
 _MOST_OF_GPU = 0.25

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stepsearch.config import Config
-from stepsearch.evaluation.features.base import Observed
+from stepsearch.evaluation.features.base import Observed, kept_rows
 from stepsearch.evaluation.moments import statistics
+from stepsearch.pixels import scaled
 
 # Images of one forward pass.
 _BATCH = 500
@@ -61,18 +62,18 @@ class Classifier(nn.Module):
         `scale` gives the training images' features a mean square of 1, so that distances do not
         depend on the size that a network happens to give its activations.
         """
-        batches = [self.body(batch) for batch in torch.split(images, _BATCH)]
+        batches = [self.body(scaled(batch)) for batch in torch.split(images, _BATCH)]
         return torch.cat(batches).double() * self.scale
 
     def observe(self, images: Tensor, device: torch.device) -> Observed:
-        """The features of all images. On the CPU: that of another device would be others."""
+        """The features of images. On the CPU: those of another device would be others."""
         features = self.features(images)
-        return Observed(features, statistics(features))
+        return Observed(features[kept_rows(len(images))], statistics(features))
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of images [n, C, H, W] that are given their label [n]."""
-        guesses = [self(batch).argmax(1) for batch in torch.split(images, _BATCH)]
+        guesses = [self(scaled(batch)).argmax(1) for batch in torch.split(images, _BATCH)]
         return float((torch.cat(guesses) == labels).double().mean())
 
 
@@ -104,7 +105,8 @@ def train_classifier(config: ClassifierConfig, images: Tensor, labels: Tensor) -
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     with _one_thread():
         for indices in _batches(len(images), size, steps, config.seed):
-            loss = functional.cross_entropy(classifier(images[indices]), labels[indices])
+            logits = classifier(scaled(images[indices]))
+            loss = functional.cross_entropy(logits, labels[indices])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

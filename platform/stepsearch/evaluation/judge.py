@@ -6,78 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from stepsearch.config import Config
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import cache_file, load_or_train
-from stepsearch.evaluation.classifier import ClassifierConfig
 from stepsearch.evaluation.distances import (
     frechet_distance,
     frechet_error,
     kid,
     square_root,
 )
-from stepsearch.evaluation.features import AnyFeatures, TrainedFeaturesConfig
-from stepsearch.evaluation.features.base import Extractor, Observed
+from stepsearch.evaluation.features.base import Extractor, Observed, kept_rows
 from stepsearch.evaluation.features.network import Network, NetworkConfig
+from stepsearch.evaluation.judge_config import JudgeConfig, check_labels
 from stepsearch.evaluation.manifold import ImageManifold
 from stepsearch.evaluation.moments import Statistics, statistics
 from stepsearch.evaluation.neighbours import ball_radii, density_coverage, precision_recall
 from stepsearch.evaluation.predictions import inception_score
 from stepsearch.evaluation.real import load_or_observe, real_file
+from stepsearch.pixels import scaled
 
 _CPU = torch.device("cpu")
 # Images whose pixels are averaged at once.
 _BATCH = 500
-
-
-class JudgeConfig(Config):
-    """How samples are scored. Scores compare only at the same configuration and sample count."""
-
-    features: AnyFeatures = Field(
-        TrainedFeaturesConfig(), description="in which distances and neighbours are taken"
-    )
-    samples: int = Field(default=1000, ge=2, description="images to generate for one score")
-    neighbours: int = Field(default=3, ge=1, description="k of precision and recall")
-    coverage_neighbours: int = Field(default=5, ge=1, description="k of density and coverage")
-    kid_subsets: int = Field(default=4, ge=1, description="subsets over which KID is averaged")
-    kid_subset_size: int = Field(
-        default=2000, ge=2, description="images of a KID subset; smaller sets are used whole"
-    )
-    off_manifold_quantile: float = Field(
-        default=0.99,
-        gt=0,
-        lt=1,
-        description="of held-out images' distances; beyond it is off-manifold",
-    )
-    seed: int = Field(default=0, ge=0, description="of KID's subsets and the reference images")
-    classifier: ClassifierConfig = Field(
-        ClassifierConfig(), description="trained on the data set, for features classifier"
-    )
-
-    @model_validator(mode="after")
-    def _classifier_is_used(self) -> JudgeConfig:
-        if self.features.kind != "classifier" and self.classifier != ClassifierConfig():
-            raise ValueError(
-                "classifier must be left out unless features.kind is classifier, "
-                f"got features.kind {self.features.kind!r}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> JudgeConfig:
-        if self.samples <= self.neighbours:
-            raise ValueError(
-                f"samples must be more than neighbours ({self.neighbours}), got {self.samples}"
-            )
-        return self
-
-    def resolved(self) -> JudgeConfig:
-        """With the paths written out that an environment variable holds."""
-        return self.model_copy(update={"features": self.features.resolved()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +65,7 @@ class Judge:
         cache: Path,
         device: torch.device = _CPU,
     ) -> Judge:
-        """A judge for the data set `name`, whose images are [n, C, H, W] in [-1, 1].
+        """A judge for the data set `name`, whose images are [n, C, H, W], uint8 or in [-1, 1].
 
         The classifier is read from `cache` or trained and stored there. All processes whose scores
         are compared must share the file: another processor trains slightly other features. What
@@ -148,7 +100,10 @@ class Judge:
             real_radii=ball_radii(real.features.double(), config.neighbours),
             coverage_radii=ball_radii(real.features.double(), config.coverage_neighbours),
             pixel_statistics=statistics(pixel_features(train)),
-            manifold=ImageManifold.fit(train, held_out, config.off_manifold_quantile),
+            manifold=ImageManifold.fit(
+                *(scaled(images[kept_rows(len(images))]) for images in (train, held_out)),
+                config.off_manifold_quantile,
+            ),
             device=device,
         )
 
@@ -213,7 +168,7 @@ class Judge:
         """
         generator = torch.Generator().manual_seed(self.config.seed)
         order = torch.randperm(len(self.held_out), generator=generator)
-        return self.score(self.held_out[order[: self.config.samples]])
+        return self.score(scaled(self.held_out[order[: self.config.samples]]))
 
     def _kid(self, features: Tensor) -> float:
         config = self.config
@@ -253,19 +208,8 @@ class Judge:
         return images
 
 
-def score_names(config: JudgeConfig, name: str) -> tuple[str, ...]:
-    """The keys of `Judge.score` for the data set `name`."""
-    own = config.features.names(name)
-    optional = (own.spatial_fd, own.inception_score)
-    return (
-        *(own.fd, own.kid, "precision", "recall", "pixel_fd", "off_manifold"),
-        *("density", "coverage", f"{own.fd}_se"),
-        *(key for key in optional if key),
-    )
-
-
 def pixel_features(images: Tensor) -> Tensor:
-    """Images [n, C, H, W] as vectors [n, d], averaged down to at most 16 x 16 pixels.
+    """Images [n, C, H, W], uint8 or in [-1, 1], as vectors [n, d] of at most 16 x 16 averages.
 
     A covariance of 64 x 64 x 3 pixels would have 12288^2 entries and no set of samples to fill it.
     Images of up to 16 x 16 pixels stay exactly as they are. float64.
@@ -274,21 +218,8 @@ def pixel_features(images: Tensor) -> Tensor:
     size = min(height, 16), min(width, 16)
     batches = torch.split(images, _BATCH)
     return torch.cat(
-        [functional.adaptive_avg_pool2d(batch.double(), size).flatten(1) for batch in batches]
+        [
+            functional.adaptive_avg_pool2d(scaled(batch).double(), size).flatten(1)
+            for batch in batches
+        ]
     )
-
-
-def check_labels(
-    name: str, labels: Tensor | None, held_out: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Both labels, which the judge's classifier needs. Raises UserError if there are none."""
-    if labels is None or held_out is None:
-        raise UserError(
-            f"data set {name!r} has no labels, which the judge's classifier learns from: "
-            "sort its images into one folder a class, or take judge.features of another network"
-        )
-    if len(torch.unique(labels)) < 2:
-        raise UserError(
-            f"data set {name!r} must have at least 2 classes for the judge's classifier, got 1"
-        )
-    return labels, held_out

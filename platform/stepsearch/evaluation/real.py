@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from stepsearch.evaluation.cache import UNUSABLE, one_at_a_time, store
-from stepsearch.evaluation.features.base import Observed
-from stepsearch.evaluation.features.network import Network, kept_rows
+from stepsearch.evaluation.features.base import Observed, kept_rows
+from stepsearch.evaluation.features.network import Network
 from stepsearch.evaluation.moments import Statistics
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from stepsearch.diffusion.datasets.base import Dataset, DatasetConfig, scaled
+from stepsearch.diffusion.datasets.base import Dataset, DatasetConfig
 from stepsearch.diffusion.datasets.digits import DigitsConfig
 from stepsearch.diffusion.datasets.images import ImagesConfig
 
@@ -24,5 +24,4 @@ __all__ = [
     "DatasetConfig",
     "DigitsConfig",
     "ImagesConfig",
-    "scaled",
 ]

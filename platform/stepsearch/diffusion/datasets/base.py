@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from stepsearch.config import Config
@@ -19,8 +18,8 @@ from stepsearch.config import Config
 class Dataset:
     """Images [N, C, H, W], with int64 labels [N] where there are classes.
 
-    They are uint8 or float32, see `scaled`, and may lie on the disk until they are looked at.
-    `held_out` is never trained on. Datasets are shared inside a process: do not write to them.
+    They are uint8 or float32 (`stepsearch.pixels`), and may lie on the disk until they are looked
+    at. `held_out` is never trained on. Datasets are shared inside a process: do not write to them.
     """
 
     name: str
@@ -46,11 +45,6 @@ class DatasetConfig(Config, ABC):
     @abstractmethod
     def load(self) -> Dataset:
         """The images; the second call in a process returns the same object."""
-
-
-def scaled(images: Tensor) -> Tensor:
-    """Images in [-1, 1], float32: a uint8 x becomes x / 127.5 - 1, others are so already."""
-    return images.float().div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
 
 
 def split(

@@ -11,6 +11,9 @@ from torch import Tensor
 from stepsearch.config import Config
 from stepsearch.evaluation.moments import Statistics
 
+KEPT = 10_000
+"""Images of a set whose features are kept, at most; the statistics are those of all."""
+
 
 class ScoreNames(NamedTuple):
     """What the scores in these features are called; None where there is no such score."""
@@ -56,3 +59,8 @@ class FeaturesConfig(Config, ABC):
     def resolved(self) -> Self:
         """With the paths written out that an environment variable holds."""
         return self
+
+
+def kept_rows(n: int) -> Tensor:
+    """The numbers of the images whose features are kept: all, or KEPT at equal distances."""
+    return torch.arange(min(n, KEPT)) * n // min(n, KEPT)

@@ -11,14 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from stepsearch.errors import UserError
-from stepsearch.evaluation.features.base import FeaturesConfig, Observed
+from stepsearch.evaluation.features.base import FeaturesConfig, Observed, kept_rows
 from stepsearch.evaluation.moments import Moments
 
 # Images of one forward pass.
 _BATCH = 64
-
-KEPT = 10_000
-"""Images of a set whose features are kept, at most; the statistics are those of all."""
 
 
 class Seen(NamedTuple):
@@ -93,18 +90,16 @@ class Network:
         )
 
 
-def kept_rows(n: int) -> Tensor:
-    """The numbers of the images whose features are kept: all, or KEPT at equal distances."""
-    return torch.arange(min(n, KEPT)) * n // min(n, KEPT)
-
-
 def pixels(images: Tensor) -> Tensor:
-    """Images [n, 1 or 3, H, W] in [-1, 1] as a file would hold them: RGB, whole numbers 0..255.
+    """Images [n, 1 or 3, H, W], uint8 or in [-1, 1], as a file would hold them: RGB, whole
+    numbers 0..255.
 
     Raises UserError for another number of channels.
     """
     check_channels(images.shape[1])
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).expand(-1, 3, -1, -1)
+    if images.dtype != torch.uint8:
+        images = images.float().add(1).mul(127.5).round().clamp(0, 255)
+    return images.float().expand(-1, 3, -1, -1)
 
 
 def check_channels(channels: int) -> None:
