@@ -63,7 +63,7 @@ def judge(training: Training) -> dict[str, float]:
     for t in range(10, process.T, 20):
         noise = torch.randn(images.shape, generator=source)
         at = torch.full((len(images),), t)
-        loss = errors(training.ema, process, "epsilon", images, at, noise).mean().item()
+        loss = errors(training.ema, process, "epsilon", images, noise, at).mean().item()
         mse.append(loss)
         bits.append(c[t] * loss / math.log(2))
     p = training.strategy.p
