@@ -35,6 +35,7 @@ from stepsearch.diffusion.multistage.accounting import StageCosts, stage_costs
 from stepsearch.diffusion.multistage.networks import Features, MultistageModel
 from stepsearch.diffusion.stages import StagesConfig, find_stages, pixels
 from stepsearch.diffusion.stages.gradients import gradient_similarity
+from stepsearch.pixels import scaled
 from trainers import DenoisingConfig, trainer
 
 CURVES = Path(__file__).parent / "curves" / "stages.csv"
@@ -118,7 +119,7 @@ def recipe(data: Mapping[str, Any], denoiser: Mapping[str, Any]) -> DenoisingCon
 
 def clusterings(data: Dataset, searched: Boundaries | None) -> dict[str, Boundaries]:
     """Three stages by each method, as times of the VP kernel."""
-    gradients = gradient_similarity(data.train, _GRADIENT_STEPS, seed=0)
+    gradients = gradient_similarity(scaled(data.train), _GRADIENT_STEPS, seed=0)
     found = find_stages(pixels(data.train), StagesConfig(n=3), gradients=gradients)
     return {
         "Algorithm 1": found.boundaries,

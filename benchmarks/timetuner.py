@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from benchmarks.recording import dataset
 from stepsearch.evaluation.distances import energy_distance
+from stepsearch.pixels import scaled
 from stepsearch.sampling.timetuner import (
     EndToEndConfig,
     GradientConfig,
@@ -190,10 +191,10 @@ def measure(case: Case, methods: list[str], folder: Path) -> pd.DataFrame:
         begun = time.process_time()
         network = build(sampler)
         if method == LEVELS:
-            moved = tune_jointly(build, sampler, data.train, EndToEndConfig())
+            moved = tune_jointly(build, sampler, scaled(data.train), EndToEndConfig())
             network, tau = moved.network, moved.tuned.tau
         else:
-            tau = METHODS[method](network, data.train)
+            tau = METHODS[method](network, scaled(data.train))
         row = {**case._asdict(), "method": method, "cpu_s": time.process_time() - begun}
         found = [
             judge.score(draw(network, tau, 1000, shape=data.shape, seed=seed))

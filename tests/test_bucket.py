@@ -89,7 +89,7 @@ def test_who_is_patient_waits_for_the_server(
     bucket = Bucket(S3Url(f"s3://{BUCKET}/team"))
     store.process.kill()
     store.process.wait()
-    coming = threading.Timer(1.0, store.start)
+    coming = threading.Timer(6.0, store.start)  # longer than boto3 tries by itself
     coming.start()
     signs: list[float] = []
     with pytest.raises(Refused, match="must be a bucket that exists"):  # it was in memory

@@ -55,7 +55,7 @@ def test_everything_that_is_there_is_counted(cli: Cli, pictures: Path, tmp_path:
          "'no/a.png': No such file or directory"),
         (["pictures", "--size", "3"], "size must be at least 4, got 3"),
         (["ftp://a/b"], "path must be a path or an address (s3, gs, az, abfs, hf, https, http) "
-         "without credentials, got 'ftp://...'"),
+         "without credentials and query, got 'ftp://...'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import pickle
+import shutil
 import struct
-import tarfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from stepsearch.diffusion.datasets.formats import BROKEN, open_pictures
+from stepsearch.diffusion.datasets.formats import BROKEN, open_pictures, quiet
 from stepsearch.diffusion.datasets.preparing import prepared
 from stepsearch.errors import UserError
 from tests.diffusion.written import (
@@ -28,6 +30,7 @@ from tests.diffusion.written import (
     WRITERS,
     archive,
     cifar,
+    folder,
     idx,
     load,
     mnist,
@@ -129,8 +132,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 def one_file(name: str, root: Path) -> Path:
     path = cifar(root)[0] if name == "CIFAR for Python" else WRITERS[name](root)
     if name == "CIFAR for Python":
-        with tarfile.open(path) as packed:
-            packed.extractall(root, filter="data")
+        shutil.unpack_archive(path, root)
         return root / "cifar-10" / "data_batch_1"
     return next(path.rglob("train*")) if path.is_dir() else path
 
@@ -147,7 +149,7 @@ def test_damaged_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
             refused += 1
             continue
         for index in range(0, len(pictures), 7):
-            with suppress(*BROKEN), pictures.read(index) as picture:
+            with quiet(), suppress(*BROKEN), pictures.read(index) as picture:
                 prepared(picture, SIDE, 1)
     assert 0 < refused < 150
 
@@ -162,3 +164,110 @@ def test_a_cifar_pickle_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="CIFAR's pickles and nothing else, got data_batch_1"):
         open_pictures(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+# --- what is there besides ----------------------------------------------------------------------
+
+
+def test_a_packed_twin_of_an_idx_file_is_passed_over(tmp_path: Path) -> None:
+    path = mnist(tmp_path)
+    for file in path.glob("*.gz"):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    assert len(open_pictures(path)) == TRAIN + TEST
+
+
+def test_idx_files_of_several_data_sets_are_refused(tmp_path: Path) -> None:
+    path = mnist(tmp_path)
+    (path / "emnist-letters-train-images-idx3-ubyte").write_bytes(idx(PIXELS))
+    assert "must hold idx files of one data set, or be one of them" in refusal(path)
+    assert len(open_pictures(path / "emnist-letters-train-images-idx3-ubyte")) == TRAIN + TEST
+
+
+def test_test_and_validation_arrays_are_both_held_out(tmp_path: Path) -> None:
+    arrays = {}
+    for part, rows in {"train": slice(20), "val": slice(20, 25), "test": slice(25, 40)}.items():
+        arrays |= {f"{part}_images": PIXELS[rows], f"{part}_labels": LABELS[rows, None]}
+    np.savez(tmp_path / "medmnist.npz", **arrays)
+    data = load(tmp_path / "medmnist.npz")
+    assert (len(data.train), len(data.held_out)) == (20, 20)
+
+
+def test_a_zip_of_a_folder_has_the_folders_classes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        for name in ("cat/0.png", "cat/1.png", "dog/2.png"):
+            out.writestr(f"pictures/{name}", png(PIXELS[0]))
+            out.writestr(f"__MACOSX/pictures/._{name}", b"what macOS adds")
+            out.writestr(f"pictures/.thumbnails/{name}", b"and others")
+    pictures = open_pictures(tmp_path / "a.zip")
+    assert (list(pictures.classes), len(pictures)) == (["cat", "dog"], 3)
+
+
+def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/cat").symlink_to(tmp_path / "elsewhere")
+    assert refusal(tmp_path / "pictures") == (
+        "dataset.path must hold no folders that are links, got cat"
+    )
+
+
+def test_hidden_folders_and_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
+    path = folder(tmp_path)
+    (path / ".thumbnails").mkdir()
+    (path / ".thumbnails/0.png").write_bytes(b"no picture")
+    (path / ".#0.png").symlink_to("gone")
+    (path / "train/3/gone.png").symlink_to("gone")
+    assert len(load(path).train) == TRAIN
+
+
+def test_parquet_parts_may_be_folders_and_all_files_need_the_column(tmp_path: Path) -> None:
+    for part, rows in (("train", slice(30)), ("test", slice(30, 40))):
+        (tmp_path / part).mkdir()
+        images = [png(pixels) for pixels in PIXELS[rows]]
+        table = pa.table({"image": images, "label": LABELS[rows].astype(int)})
+        pq.write_table(table, tmp_path / part / "0000.parquet", row_group_size=1)
+    data = load(tmp_path)  # by several threads, a row group each
+    assert (len(data.train), len(data.held_out)) == (30, 10)
+    assert open_pictures(tmp_path).names[0] == "test/0000.parquet row 0"
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "z.parquet")
+    with pytest.raises(UserError, match=r"must hold image in all files, got z.parquet"):
+        open_pictures(tmp_path)
+
+
+def test_a_table_beside_image_files_describes_them(tmp_path: Path) -> None:
+    path = folder(tmp_path)
+    pq.write_table(pa.table({"file_name": ["a"]}), path / "metadata.parquet")
+    assert len(load(path).train) == TRAIN
+
+
+def test_an_array_that_claims_more_than_is_there_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as out, out.open("images.npy", "w") as entry:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (2**40, 32, 32)}
+        np.lib.format.write_array_header_1_0(entry, header)
+    assert "that are all there" in refusal(tmp_path / "a.npz")
+
+
+def test_damaged_exif_spoils_no_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x9286] = 6, "a camera", b"note"
+    rng, refused = np.random.default_rng(0), 0
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS[0]).resize((24, 16)).save(stream, "JPEG", exif=exif)
+    whole = stream.getvalue()
+    start = whole.index(b"Exif")
+    for _ in range(400):
+        changed = bytearray(whole)
+        for position in rng.integers(start, start + 90, 3):
+            changed[position] = rng.integers(256)
+        (tmp_path / "0.jpg").write_bytes(changed)
+        try:
+            with quiet(), open_pictures(tmp_path).read(0) as picture:
+                assert prepared(picture, SIDE, 1).shape == (1, SIDE, SIDE)
+        except BROKEN:
+            refused += 1
+    assert refused < 400
+
+
+def test_floats_of_an_unknown_range_are_no_picture(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS[0] / np.float32(255)).save(tmp_path / "0.tiff")
+    assert refusal(tmp_path) == "dataset.path holds 1 unreadable image: 0.tiff"

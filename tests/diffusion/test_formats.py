@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tarfile
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +106,7 @@ def test_a_parquet_without_names_or_with_words_has_its_classes(tmp_path: Path) -
 def test_cifar_is_read_as_published(kind: int, unpacked: bool, tmp_path: Path) -> None:
     path, pixels = cifar(tmp_path, kind)
     if unpacked:
-        with tarfile.open(path) as packed:
-            packed.extractall(tmp_path, filter="data")
+        shutil.unpack_archive(path, tmp_path)
         path = tmp_path / f"cifar-{kind}"
     assert format_of(path).name == "CIFAR for Python"
     data = load(path, size=32, channels=3)

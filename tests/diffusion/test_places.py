@@ -127,6 +127,13 @@ def test_an_object_that_would_leave_the_copy_is_refused(store: Store, tmp_path: 
     assert not list(tmp_path.rglob("out.png"))
 
 
+def test_the_markers_of_empty_folders_are_passed_over(store: Store, pictures: Path) -> None:
+    for key in ("pictures/", "pictures/a/", "pictures/empty/"):
+        store.client.put_object(Bucket=BUCKET, Key=key, Body=b"")
+    put(store, pictures)
+    assert content(fetched(Address.parse(PICTURES))) == content(pictures)
+
+
 # --- the web ------------------------------------------------------------------------------------
 
 
@@ -164,7 +171,15 @@ def test_a_missing_page_is_refused(web: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["ftp://a/b", "file:///etc", "s3://key:secret@a/b", "https://me:word@a/b", "s3://A", "s3://"],
+    [
+        "ftp://a/b",
+        "file:///etc",
+        "s3://key:secret@a/b",
+        "https://me:word@a/b",
+        "s3://A",
+        "s3://",
+        "https://a/b.zip?X-Amz-Signature=secret",
+    ],
 )
 def test_wrong_addresses_are_refused_and_not_shown(address: str) -> None:
     with pytest.raises(UserError, match=r"^dataset.path must be ") as error:

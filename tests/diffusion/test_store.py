@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ import torch
 from stepsearch.config import parse
 from stepsearch.diffusion.datasets import Dataset, ImagesConfig
 from stepsearch.diffusion.datasets.formats.files import Folder
-from tests.diffusion.written import PIXELS, SIDE, archive, folder, png
+from stepsearch.errors import UserError
+from tests.diffusion.written import PIXELS, SIDE, archive, folder, mnist, png
 
 Loader = Callable[..., Dataset]
 
@@ -94,10 +96,14 @@ def test_what_was_cut_off_begins_anew(home: Path, reads: list[int], tmp_path: Pa
     path = folder(tmp_path)
     whole = load(path)
     (facts,) = home.rglob("facts.json")
+    pixels = facts.parent / "pixels"
     facts.unlink()
-    (facts.parent / "pixels").write_bytes(b"half")
     assert same(load(path), whole)
-    assert len(reads) == 80
+    pixels.unlink()
+    pixels.write_bytes(b"half")
+    assert same(load(path), whole)
+    assert len(reads) == 120
+    assert {file.name for file in facts.parent.iterdir()} == {"facts.json", "lock", "pixels"}
 
 
 def test_without_room_in_the_cache_images_are_kept_in_memory(
@@ -143,3 +149,30 @@ def test_the_cache_may_be_deleted_while_it_is_used(home: Path, tmp_path: Path) -
     shutil.rmtree(home)
     assert torch.equal(data.train, copy)
     assert same(load(path), data)
+
+
+def test_trouble_with_the_disk_is_no_broken_picture(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, opened = folder(tmp_path), Folder.read
+
+    def read(self: Folder, index: int) -> object:
+        if index == 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(self, index)
+
+    monkeypatch.setattr(Folder, "read", read)
+    with pytest.raises(UserError, match=r"must be readable, got .*: Too many open files"):
+        load(path, skip_broken=True)
+    monkeypatch.undo()
+    assert len(load(path, skip_broken=True).train) == 30
+
+
+def test_labels_that_come_later_are_seen(home: Path, tmp_path: Path) -> None:
+    path = mnist(tmp_path) / "train-images-idx3-ubyte.gz"
+    labels = path.with_name("train-labels-idx1-ubyte")
+    content = labels.read_bytes()
+    labels.unlink()
+    assert load(path).train_labels is None
+    labels.write_bytes(content)
+    assert load(path).train_labels is not None

@@ -43,7 +43,7 @@ def test_strategy_json_needs_no_reader_of_ours(content, bundle):
     assert content["schedule"]["name"] == "linear"
     assert content["schedule"]["alpha_bar"] == bundle.process.alpha_bar.tolist()
     assert content["schedule"]["diffusers"] == bundle.process.scheduler_config()
-    assert content["training"] == bundle.training.model_dump()
+    assert content["training"] == bundle.training.model_dump(mode="json")
     assert content["provenance"] == bundle.provenance.model_dump()
 
 

@@ -215,8 +215,8 @@ def test_kid_is_the_unbiased_one_in_the_judges_features(config: Any, trial: Any)
     tau = torch.tensor(json.loads((made.folder / TIMES).read_text())["tau"])
     expected = [
         kid(
-            judge.train_features,
-            judge.classifier.features(draw(network, times, 32, shape=(1, 8, 8), seed=0)),
+            judge.real.features,
+            judge.extractor.features(draw(network, times, 32, shape=(1, 8, 8), seed=0)),
         )
         for times in (tau, network.solver.times)
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from stepsearch.commands.options import console, examples
 
@@ -51,6 +52,7 @@ def inspect(
     The last line is what a search file needs.
     """
     from rich.progress import track
+    from yaml import safe_dump
 
     from stepsearch.commands.outputs import check_picture
     from stepsearch.config import parse
@@ -68,11 +70,10 @@ def inspect(
     side = size or found.size
     if out is not None and found.sizes:
         sheet(found, side, found.channels).save(out)
-    console.print(
-        f"\ndataset: {{kind: images, path: {path}, size: {side}, channels: {found.channels}"
-        f"{', skip_broken: true' if found.broken else ''}}}",
-        soft_wrap=True,
-    )
+    fields = {"kind": "images", "path": path, "size": side, "channels": found.channels}
+    fields |= {"skip_broken": True} if found.broken else {}
+    line = safe_dump({"dataset": fields}, default_flow_style=None, sort_keys=False, width=10_000)
+    console.print(f"\n{line.rstrip()}", soft_wrap=True, markup=False)
 
 
 def _table(found: Inspection) -> Table:
@@ -87,7 +88,7 @@ def _table(found: Inspection) -> Table:
         "pixels": _counts(found.modes.most_common()),
         "broken": _listed(found.broken, len(found.broken)) if found.broken else "none",
     }.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 

@@ -31,11 +31,10 @@ class FirstRung:
         return not _beyond_chance(self.correlation, self.trials)
 
     def __str__(self) -> str:
-        change = (
-            "trial_scheduler=fifo stops none"
-            if self.better is None
-            else f"from {self.better:.0%} on they tell more: trial_scheduler.grace={self.better:g}"
-        )
+        change = "trial_scheduler=fifo stops none"
+        if self.better is not None:
+            grace = math.floor(1e4 * self.better) / 1e4  # no later than the report itself
+            change = f"from {self.better:.0%} on they tell more: trial_scheduler.grace={grace:g}"
         return (
             f"the ranks of the {self.trials} finished trials at the first rung, "
             f"{self.share:.0%} of the images, correlate with the last ones by "

@@ -10,13 +10,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stepsearch.diffusion.datasets.formats import BROKEN, Pictures, format_of, open_pictures
+from stepsearch.diffusion.datasets.formats import (
+    BROKEN,
+    Pictures,
+    format_of,
+    open_pictures,
+    quiet,
+)
 from stepsearch.diffusion.datasets.preparing import prepared
 from stepsearch.pictures import sample_grid
 
 _GREY = {"1", "L", "I", "I;16"}
 _SIDES = (64, 4)
 """The largest side that is proposed, and what every side is a multiple of."""
+_SMALL = 8
 
 
 @dataclass
@@ -66,8 +73,8 @@ def inspect_pictures(
     found = Inspection(format_of(path).name, open_pictures(path))
     for index in progress(found.pictures):
         try:
-            with found.pictures.read(index) as picture:
-                picture.load()
+            with quiet(), found.pictures.read(index) as picture:
+                prepared(picture, _SMALL, channels=3)
                 found.sizes[picture.size] += 1
                 found.modes[picture.mode] += 1
         except BROKEN:
@@ -87,5 +94,5 @@ def sheet(found: Inspection, size: int, channels: int, n: int = 64) -> Image.Ima
 def _prepared(
     pictures: Pictures, index: int, size: int, channels: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    with pictures.read(index) as picture:
+    with quiet(), pictures.read(index) as picture:
         return prepared(picture, size, channels)

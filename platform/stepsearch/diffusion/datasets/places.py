@@ -32,9 +32,10 @@ _TAGS = (
     "mtime",
     "LastModified",
     "last_modified",
+    "Last-Modified",
 )
 """How stores name what changes with a file's content."""
-_ADDRESS = re.compile(r"([a-z0-9]+)://[^\s:@]+(:\d+/[^\s:@]*)?")
+_ADDRESS = re.compile(r"[a-z0-9]+://[^\s:@/?#]+(:\d+)?(/[^\s?#]*)?")
 
 
 class Address(str):
@@ -46,8 +47,8 @@ class Address(str):
         scheme = text.partition("://")[0]
         if scheme not in SCHEMES or not _ADDRESS.fullmatch(text):
             raise ValueError(
-                f"path must be a path or an address ({', '.join(SCHEMES)}) without credentials, "
-                f"got '{scheme[:20]}://...'"
+                f"path must be a path or an address ({', '.join(SCHEMES)}) without credentials "
+                f"and query, got '{scheme[:20]}://...'"
             )
         if scheme == "s3":
             S3Url.parse(text, "path")
@@ -88,13 +89,17 @@ def fetched(place: Path | Address) -> Path:
     from filelock import FileLock
 
     home = _home(place)
-    home.mkdir(parents=True, exist_ok=True)
     remote = _s3(place) if place.startswith("s3://") else _others(place)
     if not remote.listing:
         raise UserError(f"dataset.path must exist, got {str(place)!r}")
     target = home / PurePosixPath(place).name
-    with FileLock(home / "lock"):
-        _follow(remote, target, home / "copied.jsonl", place)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / "lock"):
+            _follow(remote, target, home / "copied.jsonl", place)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"dataset.path must be copied to {home}, which fails: {reason}") from None
     return target
 
 
@@ -159,10 +164,12 @@ def _s3(place: Address) -> Remote:
     url = S3Url.parse(place, _FIELD)
     if not url.prefix:
         bucket = Bucket(url, _FIELD)
-        return Remote(bucket.listing(), bucket.download)
+        whole = bucket.listing()
+        return Remote({n: e for n, e in whole.items() if not n.endswith("/")}, bucket.download)
     bucket, last = Bucket(url.parent, _FIELD), url.rpartition("/")[2]
     below = f"{last}/"
-    found = {n: e for n, e in bucket.listing(last).items() if n == last or n.startswith(below)}
+    listed = {name: e for name, e in bucket.listing(last).items() if not name.endswith("/")}
+    found = {n: e for n, e in listed.items() if n == last or n.startswith(below)}
     listing = {name.removeprefix(last).lstrip("/"): entry for name, entry in found.items()}
     return Remote(
         listing, lambda file, to: bucket.download(f"{below}{file}" if file else last, to)
@@ -188,7 +195,8 @@ def _others(place: Address) -> Remote:
             files.get_file(names[file], str(part))
         part.replace(to)
 
-    return Remote({name: _entry(found[path]) for name, path in names.items()}, copy)
+    files_only = {n: path for n, path in names.items() if not n.endswith("/")}
+    return Remote({name: _entry(found[path]) for name, path in files_only.items()}, copy)
 
 
 def _entry(info: Mapping[str, Any]) -> tuple[int, str]:

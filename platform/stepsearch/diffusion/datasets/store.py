@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from stepsearch.diffusion.datasets.formats import BROKEN, Pictures
+from stepsearch.diffusion.datasets.formats import BROKEN, Pictures, quiet
+from stepsearch.diffusion.datasets.formats.arrays import beside
 from stepsearch.diffusion.datasets.places import cache
 from stepsearch.diffusion.datasets.preparing import prepared
+from stepsearch.errors import UserError
 
 log = logging.getLogger("stepsearch.datasets")
 
@@ -59,7 +64,7 @@ class Wanted:
     def rows(self) -> Iterator[tuple[int, npt.NDArray[np.uint8] | None]]:
         """The index of each picture, and it as uint8 [C, H, W], None if it cannot be read."""
         order = np.concatenate([self.train, self.held_out]).tolist()
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with quiet(), ThreadPoolExecutor(os.cpu_count()) as threads:
             for start in range(0, len(order), _CHUNK):
                 chunk = order[start : start + _CHUNK]
                 yield from zip(chunk, threads.map(self._row, chunk), strict=True)
@@ -68,7 +73,12 @@ class Wanted:
         try:
             with self.pictures.read(index) as picture:
                 return prepared(picture, self.size, self.channels)
-        except BROKEN:
+        except BROKEN as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                name = self.pictures.names[index]  # of the disk, not of the picture: it may pass
+                raise UserError(
+                    f"dataset.path must be readable, got {name}: {error.strerror}"
+                ) from None
             return None
 
 
@@ -83,9 +93,12 @@ def stored(path: Path, key: str, wanted: Callable[[], Wanted]) -> Stored:
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "lock"):
-            if not (home / _FACTS).exists():
+            found = _opened(home)
+            if found is None:
                 _fill(home, wanted())
-        return _opened(home)
+                found = _opened(home)
+        if found is not None:
+            return found
     except OSError as error:
         log.warning("images are kept in memory, %s cannot be used: %s", home, error)
     memory = BytesIO()
@@ -96,19 +109,27 @@ def stored(path: Path, key: str, wanted: Callable[[], Wanted]) -> Stored:
 def _digest(path: Path, key: str) -> str:
     """Another one when a file has changed."""
     digest = hashlib.sha256(f"{_VERSION} {PIL.__version__} {path} {key}".encode())
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        facts = file.stat()
-        digest.update(f"\n{file} {facts.st_size} {facts.st_mtime_ns}".encode())
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path, *beside(path)]:
+        with suppress(FileNotFoundError):  # gone, or a link to nothing
+            facts = file.stat()
+            digest.update(os.fsencode(file))
+            digest.update(f"\n{facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
 
 def _fill(home: Path, wanted: Wanted) -> None:
-    """The facts come last: what was cut off begins anew."""
-    with (home / _PIXELS).open("wb") as file:
-        facts = _write(wanted, file)
-    part = home / "facts.part"
-    part.write_text(json.dumps(facts))
-    part.replace(home / _FACTS)
+    """The facts come last: what was cut off begins anew. Nothing is left of what has no room."""
+    part = home / f"{uuid.uuid4().hex[:8]}.part"
+    try:
+        with part.open("wb") as file:
+            facts = _write(wanted, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(home / _PIXELS)
+        part.write_text(json.dumps(facts))
+        part.replace(home / _FACTS)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write(wanted: Wanted, file: BinaryIO) -> dict[str, Any]:
@@ -132,10 +153,15 @@ def _write(wanted: Wanted, file: BinaryIO) -> dict[str, Any]:
     }
 
 
-def _opened(home: Path) -> Stored:
-    facts = json.loads((home / _FACTS).read_text())
-    if not facts["shape"][0]:  # nothing cannot be mapped
-        return _as_stored(np.empty(0, np.uint8), facts)
+def _opened(home: Path) -> Stored | None:
+    """None where it is not there, or not whole."""
+    try:
+        facts = json.loads((home / _FACTS).read_text())
+        whole = (home / _PIXELS).stat().st_size == math.prod(facts["shape"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    if not whole or not facts["shape"][0]:  # nothing cannot be mapped
+        return _as_stored(np.empty(0, np.uint8), facts) if whole else None
     return _as_stored(np.memmap(home / _PIXELS, np.uint8, "c"), facts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -10,13 +9,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stepsearch.diffusion.datasets.formats.arrays import idx_files, open_idx, open_npz
-from stepsearch.diffusion.datasets.formats.base import BROKEN, Pictures
+from stepsearch.diffusion.datasets.formats.base import BROKEN, Pictures, quiet
 from stepsearch.diffusion.datasets.formats.cifar import is_cifar, open_cifar
 from stepsearch.diffusion.datasets.formats.files import SUFFIXES, Folder, Zip
-from stepsearch.diffusion.datasets.formats.parquet import Parquet
+from stepsearch.diffusion.datasets.formats.parquet import Parquet, has_pictures
 from stepsearch.errors import UserError
 
-__all__ = ["BROKEN", "FORMATS", "SUFFIXES", "Format", "Pictures", "format_of", "open_pictures"]
+__all__ = [
+    "BROKEN",
+    "FORMATS",
+    "SUFFIXES",
+    "Format",
+    "Pictures",
+    "format_of",
+    "open_pictures",
+    "quiet",
+]
 
 
 class Format(NamedTuple):
@@ -28,15 +36,10 @@ class Format(NamedTuple):
     open: Callable[[Path], Pictures]
 
 
-def _holds(pattern: str) -> Callable[[Path], bool]:
-    """Whether a path is such a file, or a folder with one."""
-    return lambda path: any(path.rglob(pattern)) if path.is_dir() else path.match(pattern)
-
-
 FORMATS = (
     Format("CIFAR for Python", is_cifar, open_cifar),
     Format("idx", lambda path: bool(idx_files(path)), lambda path: open_idx(idx_files(path))),
-    Format("Parquet", _holds("*.parquet"), Parquet.open),
+    Format("Parquet", has_pictures, Parquet.open),
     Format("npz", lambda path: path.suffix == ".npz", open_npz),
     Format("zip", lambda path: path.suffix == ".zip", Zip.open),
     Format("image files", Path.is_dir, Folder.open),
@@ -46,16 +49,23 @@ FORMATS = (
 
 _DAMAGED = (
     *BROKEN,
-    *(EOFError, KeyError, RuntimeError, struct.error, tarfile.TarError, zipfile.BadZipFile),
+    *(EOFError, KeyError, IndexError, MemoryError, RuntimeError),
+    *(tarfile.TarError, zipfile.BadZipFile),
 )
 """What libraries raise of archives that are; seen by damaging files of all formats."""
 
 
 def format_of(path: Path) -> Format:
     """Raises UserError if nothing is there, or nothing that could be a data set."""
-    if not path.exists():
+    try:
+        found = next((format for format in FORMATS if format.fits(path)), None)
+        exists = path.exists()
+    except OSError as error:
+        raise UserError(
+            f"dataset.path must be a place that can be read, got {str(path)!r}: {error.strerror}"
+        ) from None
+    if not exists:
         raise UserError(f"dataset.path must exist, got {str(path)!r}")
-    found = next((format for format in FORMATS if format.fits(path)), None)
     if found is None:
         raise UserError(
             "dataset.path must be a folder of image files, a zip of them, npz, Parquet, idx or "

@@ -13,9 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from PIL import Image
 
-from stepsearch.diffusion.datasets.formats.base import Pictures, as_image, both_parts, part
+from stepsearch.diffusion.datasets.formats.base import (
+    PARTS,
+    Pictures,
+    as_image,
+    both_parts,
+    part,
+    part_word,
+)
 from stepsearch.errors import UserError
 
 MOST_BYTES = 32 * 2**30
@@ -90,7 +98,7 @@ def open_npz(file: Path) -> Arrays:
     Raises UserError if there are no such arrays, or they are not pictures.
     """
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        keys = {(_role(key), part(key)): key for key in arrays.files if _role(key)}
+        keys = {(_role(key), part_word(key)): key for key in arrays.files if _role(key)}
         parts = sorted({p for role, p in keys if role == "images"}, key=str)
         if not parts:
             shown = ", ".join(arrays.files[:10]) or "nothing"
@@ -102,28 +110,36 @@ def open_npz(file: Path) -> Arrays:
 
 def _role(key: str) -> str | None:
     """What an array holds by its name, in which a part may be named before or after."""
-    words = [word for word in (key, *key.split("_")) if part(word) is None]
+    words = [word for word in (key, *key.split("_")) if part_word(word) is None]
     if any(word in _IMAGES for word in words):
         return "images"
     return "labels" if any(word in _LABELS for word in words) else None
 
 
 def _from_npz(
-    arrays: Mapping[str, Any], keys: Mapping[Any, str], which: bool | None, file: Path
+    arrays: Mapping[str, Any], keys: Mapping[Any, str], which: str | None, file: Path
 ) -> Chunk:
     key, labels_key = keys["images", which], keys.get(("labels", which))
-    _check_size(file, key)
+    for name in (key, labels_key):
+        if name is not None:
+            _check_size(file, name)
     pixels = _as_pixels(arrays[key], f"{file.name} {key}")
     labels = None if labels_key is None else _as_labels(arrays[labels_key], labels_key)
-    return Chunk(f"{file.name} {key}", pixels, labels, which)
+    return Chunk(f"{file.name} {key}", pixels, labels, part(key))
 
 
 def _check_size(file: Path, key: str) -> None:
-    """Raise UserError before an array is unpacked that no machine holds."""
-    with zipfile.ZipFile(file) as archive:
+    """Raise UserError before an array is unpacked that no machine holds, or that is not there."""
+    with zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as entry:
         size = archive.getinfo(f"{key}.npy").file_size
-    if size > MOST_BYTES:
-        raise UserError(f"dataset.path must unpack to at most {MOST_BYTES} bytes, got {size}")
+        read = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
+        shape, _, dtype = read[read_magic(entry)](entry)
+    claimed = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if max(size, claimed) > MOST_BYTES or claimed > size:
+        raise UserError(
+            f"dataset.path must hold arrays of at most {MOST_BYTES} bytes that are all there, "
+            f"got {claimed} of {size} bytes: {file.name} {key}"
+        )
 
 
 def _as_pixels(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
@@ -152,21 +168,39 @@ def _as_labels(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.int64]:
 def idx_files(path: Path) -> list[Path]:
     """The files of pictures that are named as MNIST's: the one at a path, or all in a folder."""
     files = path.iterdir() if path.is_dir() else [path]
-    return sorted(file for file in files if _IDX.fullmatch(file.name))
+    found = sorted(file for file in files if _IDX.fullmatch(file.name) and file.name[0] != ".")
+    return [file for file in found if file.suffix != ".gz" or file.with_suffix("") not in found]
 
 
 def open_idx(files: Sequence[Path]) -> Arrays:
     """Files of pictures; the labels of each are looked for beside it.
 
-    Raises UserError if one is not what its name says.
+    Raises UserError if one is not what its name says, or they are of several data sets.
     """
+    sets = {_without_part(file.name) for file in files}
+    if len(sets) > 1:
+        raise UserError(
+            "dataset.path must hold idx files of one data set, or be one of them, got "
+            f"{', '.join(file.name for file in files[:6])}"
+        )
     return Arrays.of([_from_idx(file) for file in files])
 
 
-def _from_idx(file: Path) -> Chunk:
+def _without_part(name: str) -> str:
+    """What the files of a data set have in common: all before `images`, but for the part."""
+    words = re.split(r"[\W_]+", re.split("images", name.lower())[0])
+    return " ".join(word for word in words if word not in PARTS)
+
+
+def beside(file: Path) -> list[Path]:
+    """Files that a data set at `file` needs besides: the labels of an idx file."""
     match = _IDX.fullmatch(file.name)
-    beside = [] if match is None else list(_labels_beside(file, *match.groups()))
-    labels = _read_idx(beside[0], 1).astype(np.int64) if beside else None
+    return [] if match is None else list(_labels_beside(file, *match.groups()))
+
+
+def _from_idx(file: Path) -> Chunk:
+    others = beside(file)
+    labels = _read_idx(others[0], 1).astype(np.int64) if others else None
     return Chunk(file.name, _read_idx(file, 3), labels, part(file.name))
 
 

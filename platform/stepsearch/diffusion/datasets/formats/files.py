@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,13 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from stepsearch.diffusion.datasets.formats.base import PARTS, Pictures, both_parts, numbered
+from stepsearch.diffusion.datasets.formats.base import (
+    PARTS,
+    Pictures,
+    both_parts,
+    numbered,
+    visible,
+)
 from stepsearch.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -36,9 +41,8 @@ class Folder(Pictures):
     @classmethod
     def open(cls, root: Path) -> Folder:
         """Hidden files, and those with other suffixes, are passed over."""
-        files = (file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
-        names = sorted(name for name in files if _is_image(name))
-        inside = root.resolve()
+        names = [f.relative_to(root).as_posix() for f in visible(root) if _is_image(f.name)]
+        names, inside = sorted(names), root.resolve()
         for name in names:
             file = root / name
             if file.is_symlink() and not file.resolve().is_relative_to(inside):
@@ -58,7 +62,8 @@ class Zip(Pictures):
     @classmethod
     def open(cls, file: Path) -> Zip:
         with zipfile.ZipFile(file) as archive:
-            names = sorted(i.filename for i in archive.infolist() if _is_image(i.filename))
+            files = [i.filename for i in archive.infolist() if not i.is_dir()]
+        names = sorted(name for name in files if _is_image(name) and not _is_hidden(name))
         return cls(names, *_sorted_into(names), file)
 
     def read(self, index: int) -> Image.Image:
@@ -77,9 +82,7 @@ class Zip(Pictures):
 
 def opened(file: Path | BinaryIO) -> Image.Image:
     """An image file. Raises one of BROKEN if it is not one, or a very large one."""
-    with warnings.catch_warnings():  # at sizes that are in order here
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(file, formats=TYPES)
+    image = Image.open(file, formats=TYPES)
     if image.width * image.height > _MOST_PIXELS:
         image.close()
         raise ValueError("a few bytes may unpack to gigabytes")
@@ -87,16 +90,23 @@ def opened(file: Path | BinaryIO) -> Image.Image:
 
 
 def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _is_hidden(name: str) -> bool:
+    """Also what macOS adds to archives."""
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 
 def _sorted_into(
     names: Sequence[str],
 ) -> tuple[list[int] | None, list[str], list[bool] | None]:
     """Labels, classes and parts. Each picture's first folder is its part, where both parts are
-    there; the next folder, where each picture has one, is its class."""
+    there; the next folder, where each picture has one, is its class. An outer folder that holds
+    all of them is passed over."""
     folders = [PurePosixPath(name).parts[:-1] for name in names]
+    while all(len(f) > 1 for f in folders) and len({f[0] for f in folders}) == 1:
+        folders = [folder[1:] for folder in folders]
     held_out = both_parts([PARTS.get(f[0].lower()) if f else None for f in folders])
     if held_out is not None:
         folders = [f[1:] for f in folders]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stepsearch.diffusion.datasets.formats.base import Pictures, both_parts, numbered, part
-from stepsearch.diffusion.datasets.formats.files import opened
+from stepsearch.diffusion.datasets.formats.base import (
+    Pictures,
+    both_parts,
+    numbered,
+    part,
+    visible,
+)
+from stepsearch.diffusion.datasets.formats.files import SUFFIXES, opened
 from stepsearch.errors import UserError
 
 _IMAGES = ("image", "img", "jpg", "png", "webp")
 _LABELS = ("label", "labels", "fine_label", "cls")
 """How the columns are called that hold pictures and their classes."""
+_GROUPS = 4
+"""Row groups that are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class Parquet(Pictures):
     """(table, row group) of each row group."""
     starts: npt.NDArray[np.int64]
     """The first index of each row group."""
+    _loaded: dict[int, Any] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def open(cls, path: Path) -> Parquet:
@@ -43,9 +53,10 @@ class Parquet(Pictures):
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import ParquetFile
 
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        files = parquet_files(path)
+        names = [f.relative_to(path).as_posix() if path.is_dir() else f.name for f in files]
         try:
-            return cls._of([file.name for file in files], [ParquetFile(f) for f in files])
+            return cls._of(names, [ParquetFile(file) for file in files])
         except (ArrowInvalid, OSError) as error:
             raise UserError(
                 f"dataset.path must hold Parquet files, got {path}: {str(error).splitlines()[0]}"
@@ -53,7 +64,10 @@ class Parquet(Pictures):
 
     @classmethod
     def _of(cls, files: list[str], tables: list[Any]) -> Parquet:
-        column = _column(tables[0].schema_arrow.names, _IMAGES, "pictures")
+        column = _column(tables[0].schema_arrow.names)
+        for name, table in zip(files, tables, strict=True):
+            if column not in table.schema_arrow.names:
+                raise UserError(f"dataset.path must hold {column} in all files, got {name}")
         groups = [(n, group) for n, t in enumerate(tables) for group in range(t.num_row_groups)]
         sizes = [tables[n].metadata.row_group(group).num_rows for n, group in groups]
         counts = [table.metadata.num_rows for table in tables]
@@ -77,23 +91,41 @@ class Parquet(Pictures):
         return opened(BytesIO(data))
 
     def _rows(self, group: int) -> Any:
-        if group not in self._loaded:
-            self._loaded.clear()
-            number, row_group = self.groups[group]
-            table = self.tables[number].read_row_group(row_group, columns=[self.column])
-            self._loaded[group] = table.column(0)
-        return self._loaded[group]
+        """A row group's pictures; the last few groups are kept. One thread reads at a time."""
+        with self._lock:
+            if group not in self._loaded:
+                while len(self._loaded) >= _GROUPS:
+                    self._loaded.pop(next(iter(self._loaded)))
+                number, row_group = self.groups[group]
+                table = self.tables[number].read_row_group(row_group, columns=[self.column])
+                self._loaded[group] = table.column(0)
+            return self._loaded[group]
 
-    @cached_property
-    def _loaded(self) -> dict[int, Any]:
-        return {}
+
+def parquet_files(path: Path) -> list[Path]:
+    """The file at a path, or all files below a folder."""
+    return visible(path, "*.parquet") if path.is_dir() else [path]
 
 
-def _column(names: Sequence[str], wanted: Sequence[str], what: str) -> str:
-    found = [name for name in wanted if name in names]
+def has_pictures(path: Path) -> bool:
+    """Whether there is a Parquet file, and not only one that describes the image files beside."""
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import read_schema
+
+    files = parquet_files(path) if path.is_dir() or path.suffix == ".parquet" else []
+    if not files or path.is_file() or not any(f.suffix.lower() in SUFFIXES for f in visible(path)):
+        return bool(files)
+    try:
+        return any(name in read_schema(files[0]).names for name in _IMAGES)
+    except (ArrowInvalid, OSError):
+        return False
+
+
+def _column(names: Sequence[str]) -> str:
+    found = [name for name in _IMAGES if name in names]
     if not found:
         raise UserError(
-            f"dataset.path must hold a column of {what} ({', '.join(wanted)}), "
+            f"dataset.path must hold a column of pictures ({', '.join(_IMAGES)}), "
             f"got {', '.join(names)}"
         )
     return found[0]
@@ -113,8 +145,8 @@ def _labels(tables: Sequence[Any]) -> tuple[list[int] | None, Sequence[str]]:
     names = _names(schema.metadata or {}, column)
     if max(values, default=0) < len(names):
         return values, names
-    found = sorted(set(values))
-    return [found.index(value) for value in values], [str(value) for value in found]
+    found = {value: label for label, value in enumerate(sorted(set(values)))}
+    return [found[value] for value in values], [str(value) for value in found]
 
 
 def _names(metadata: dict[bytes, bytes], column: str) -> list[str]:
