@@ -70,8 +70,8 @@ class SearchCheckpoint(Config):
         def load() -> nn.Module:
             result.folder.mirror.bring_trial(number, checkpoints=True)
             seed = result.config.seed + record.attrs.get("seed", 0)
-            training = config.training_for(seed, result.config.budget.images)
-            training.load(result.folder.trial(number) / CHECKPOINT)
+            file = result.folder.trial(number) / CHECKPOINT
+            training = config.loaded(file, seed, result.config.budget.images)
             return training.ema.requires_grad_(False).eval()
 
         return Trained(

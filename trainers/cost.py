@@ -102,7 +102,8 @@ def _scoring(
     """
     hasty = judge.classifier.model_copy(update={"budget": 1})
     is_network = isinstance(judge.features, NetworkConfig)
-    train, labels = _part(data, _SEEN if is_network else _JUDGED)
+    fewest = 1 + max(judge.neighbours, judge.coverage_neighbours)
+    train, labels = _part(data, max(_SEEN, 2 * fewest) if is_network else _JUDGED)
     judged = Judge.prepare(
         judge if is_network else judge.model_copy(update={"classifier": hasty}),
         data.name,

@@ -132,6 +132,14 @@ class DenoisingConfig(Config):
             stages_apart=self.denoiser.stages_apart > 0,
         )
 
+    def loaded(self, checkpoint: Path, seed: int, budget: int) -> Training:
+        """The training as a checkpoint has it, on the CPU and uncompiled, wherever it ran."""
+        plain = {"compile": False, "channels_last": False, "gradient_checkpointing": False}
+        training = self.training.model_copy(update=plain)
+        found = self.model_copy(update={"training": training}).training_for(seed, budget)
+        found.load(checkpoint)
+        return found
+
     def _strategy(self, process: NoiseProcess) -> Strategy:
         """The strategy, inside each stage where the denoiser has stages."""
         starts = self.denoiser.starts(self.dataset.load(), process)
@@ -179,8 +187,7 @@ class DenoisingConfig(Config):
         """Write the bundle of a trial of this configuration from its last checkpoint."""
         from stepsearch.sampling.bundle import Bundle, Provenance, write_bundle
 
-        training = self.training_for(provenance["seed"], budget)
-        training.load(trial / CHECKPOINT)
+        training = self.loaded(trial / CHECKPOINT, provenance["seed"], budget)
         scores = {key: self._scores(provenance[key]) for key in ("metrics", "baseline")}
         bundle = Bundle(
             process=training.process,

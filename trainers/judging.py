@@ -53,8 +53,26 @@ def prepare_judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Mapp
     torch.set_num_threads(1)
     if isinstance(config.features, NetworkConfig):
         _warn_of_few(config.features, config.samples, len(dataset.load().train))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judge = judge_of(config, dataset, cache, device)
+    try:
+        return _found(judge_of(config, dataset, cache, torch.device(_fastest())))
+    except (
+        RuntimeError
+    ) as error:  # its memory is full of trials, or the GPU takes one process only
+        if not torch.cuda.is_available():
+            raise
+        logger.warning("the judge is made on the CPU: %s", str(error).splitlines()[0])
+        return _found(judge_of(config, dataset, cache))
+    finally:
+        if torch.cuda.is_available():
+            judge_of.cache_clear()  # the GPU is the trials'
+            torch.cuda.empty_cache()
+
+
+def _fastest() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _found(judge: Judge) -> dict[str, float]:
     accuracy = {} if judge.accuracy is None else {"judge_accuracy": judge.accuracy}
     return accuracy | {f"real_{name}": value for name, value in judge.reference().items()}
 

@@ -55,7 +55,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
         trained = time.process_time()
         metrics = {"images_seen": float(milestone)}
         with slices.fitting(workers, in_slices=False):
-            metrics |= _evaluate(config, training, trial, workers, milestone)
+            metrics |= _evaluate(config, training, trial, workers, milestone, report)
         metrics |= _summary(losses, trial.folder, milestone, workers)
         if config.training.precision == "float16":
             metrics["skipped_steps"] = float(training.skipped_steps)
@@ -92,6 +92,7 @@ def _evaluate(
     trial: Trial,
     workers: Workers,
     images_seen: int,
+    report: Report,
 ) -> dict[str, float]:
     """Scores of images drawn with the EMA denoiser; a picture of some is left behind."""
     denoiser, shape = training.ema, config.dataset.load().shape
@@ -104,6 +105,7 @@ def _evaluate(
         prediction_type=config.training.prediction_type,
         seed=SAMPLING_SEED,
         workers=workers,
+        tick=lambda: report.progress(training.images_seen),  # a sign of life
     )
     if workers.rank > 0:
         return {}

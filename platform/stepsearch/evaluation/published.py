@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,6 +19,8 @@ from stepsearch.evaluation.moments import Statistics
 _BROKEN = (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error,
            NotImplementedError, RuntimeError)  # fmt: skip
 """What zipfile and numpy raise on files that they cannot read."""
+_LONGEST_HEADER = 2**24
+"""Bytes before an array's values."""
 
 
 def read_statistics(
@@ -50,6 +53,8 @@ def _pair(archive: zipfile.ZipFile, mean: str, cov: str, d: int) -> Statistics:
 
 
 def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    if archive.getinfo(f"{name}.npy").file_size > 16 * math.prod(shape) + _LONGEST_HEADER:
+        raise ValueError(f"{name} is larger than {list(shape)}")
     with archive.open(f"{name}.npy") as opened:
         version = npy.read_magic(opened)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -69,8 +70,11 @@ def generate(
     prediction_type: PredictionType,
     seed: int,
     workers: Workers = ALONE,
+    tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """n images [n, C, H, W] in [-1, 1], on the CPU of every worker.
+
+    `tick` is called after each batch, on all workers equally often.
 
     All noise of image i comes from a generator of its own that depends on (seed, i) only, so
     neither n, nor the batch size, nor the number of workers changes an image but by rounding.
@@ -87,6 +91,7 @@ def generate(
         x_T = randn_tensor((len(noise), *shape), generator=noise, device=workers.device)
         scheduler = diffusion_scheduler(process, config, prediction_type)
         batches.append(denoise(denoiser, scheduler, x_T, noise, eta=config.eta))
+        tick()
     return _gather(torch.cat(batches), workers)[:n].cpu()
 
 
