@@ -55,9 +55,7 @@ def prepare_judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Mapp
         _warn_of_few(config.features, config.samples, len(dataset.load().train))
     try:
         return _found(judge_of(config, dataset, cache, torch.device(_fastest())))
-    except (
-        RuntimeError
-    ) as error:  # its memory is full of trials, or the GPU takes one process only
+    except RuntimeError as error:  # the GPU is full of trials, or takes one process only
         if not torch.cuda.is_available():
             raise
         logger.warning("the judge is made on the CPU: %s", str(error).splitlines()[0])

@@ -101,8 +101,7 @@ class Judge:
             coverage_radii=ball_radii(real.features.double(), config.coverage_neighbours),
             pixel_statistics=statistics(pixel_features(train)),
             manifold=ImageManifold.fit(
-                *(scaled(images[kept_rows(len(images))]) for images in (train, held_out)),
-                config.off_manifold_quantile,
+                _some(train), _some(held_out), config.off_manifold_quantile
             ),
             device=device,
         )
@@ -206,6 +205,11 @@ class Judge:
             bad = int((~images.flatten(1).isfinite().all(1)).sum())
             raise Diverged(f"{bad} of {len(images)} images have NaN or infinite pixels")
         return images
+
+
+def _some(images: Tensor) -> Tensor:
+    """Those that stand for all of a large set, in [-1, 1]."""
+    return scaled(images[kept_rows(len(images))])
 
 
 def pixel_features(images: Tensor) -> Tensor:

@@ -41,9 +41,10 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("pixels are floats of an unknown range")
     if image.mode.startswith("I"):
-        if image.mode == "I" and not 0 <= np.min(image) <= np.max(image) < 2**16:
+        values = np.asarray(image)
+        if not 0 <= values.min() <= values.max() < 2**16:
             raise ValueError("pixels are beyond 16 bits")
-        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+        return Image.fromarray((values // 256).astype(np.uint8))
     if not image.has_transparency_data:
         return image
     visible = image.convert("RGBA")
