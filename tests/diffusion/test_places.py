@@ -162,8 +162,13 @@ def test_a_file_may_lie_on_the_web(web: str, pictures: Path) -> None:
 
 
 def test_a_missing_page_is_refused(web: str) -> None:
-    with pytest.raises(UserError, match=r"^dataset.path must (exist|be an address that can)"):
+    with pytest.raises(UserError, match=r"^dataset.path must be an address that can be read, got"):
         fetched(Address.parse(f"{web}/none.zip"))
+
+
+def test_a_server_that_is_not_there_is_named_with_the_reason() -> None:
+    with pytest.raises(UserError, match=r"got 'http://127.0.0.1:9/a.zip': .*onnect"):
+        fetched(Address.parse("http://127.0.0.1:9/a.zip"))
 
 
 # --- addresses ----------------------------------------------------------------------------------

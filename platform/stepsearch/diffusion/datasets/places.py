@@ -182,9 +182,8 @@ def _others(place: Address) -> Remote:
 
     with _explained(place):
         files, root = url_to_fs(str(place))
-        found = {
-            path: info or files.info(path) for path, info in files.find(root, detail=True).items()
-        }
+        listed = files.find(root, detail=True) or {root: None}  # whose info says why
+        found = {path: info or files.info(path) for path, info in listed.items()}
     start = len(root.rstrip("/"))
     names = {path[start:].lstrip("/"): path for path in found}
 
@@ -213,7 +212,7 @@ def _explained(place: Address) -> Iterator[None]:
             f"dataset.path needs another package, got {str(place)!r}: {error}"
         ) from None
     except Exception as error:  # each store has errors of its own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error.__cause__ or error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"dataset.path must be an address that can be read, got {str(place)!r}: {reason}"
         ) from None
