@@ -18,6 +18,7 @@ from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
 from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
+from stepsearch.errors import UserError
 from stepsearch.evaluation.judge_config import JudgeConfig, score_names
 from stepsearch.sampling.sampler import SamplerConfig
 from stepsearch.search.trial import Cost, Run, TrainerFacts
@@ -44,6 +45,10 @@ class DenoisingConfig(Config):
     training: TrainingConfig = TrainingConfig()
     sampler: SamplerConfig = SamplerConfig()
     judge: JudgeConfig = JudgeConfig()
+    gradient_images: int = Field(
+        0, ge=0, le=1024, multiple_of=4, description="for the gradient's noise by noise level"
+    )
+    """At each of 20 noise levels and each report; 0: it is not measured."""
 
     @property
     def _target(self) -> PredictionType:
@@ -71,6 +76,11 @@ class DenoisingConfig(Config):
         Workers(size=workers).share(self.training.batch_size)
         if self.denoiser.stages_apart:
             check_stage_workers(workers, self.denoiser.stages_apart)
+            if self.gradient_images:
+                raise UserError(
+                    "gradient_images must be 0 where each worker has a stage of its own, "
+                    f"got {self.gradient_images}"
+                )
         check_judge(self.judge, data)
         self.denoiser.check(data.shape)
         self.noise.check(self._target)
@@ -146,9 +156,10 @@ class DenoisingConfig(Config):
         return build_staged(self.strategy, process.alpha_bar, self._target, starts)
 
     def illustrate(self, folder: Path) -> None:
-        """Draw p and w of the strategy, the loss by noise level where there are losses, and how
-        p changed where it was learned; p and w are then the last ones."""
-        from stepsearch.figures import density_over_training, loss_by_log_snr, strategy_curves
+        """Draw p and w of the strategy, loss, draws and gradients by noise level where there are
+        losses, and how p changed where it was learned; p and w are then the last ones."""
+        from stepsearch.figures import density_over_training, strategy_curves
+        from trainers.diagnostics import draw_diagnostics
 
         process, pictures = self.noise.build(), folder / "pictures"
         pictures.mkdir(parents=True, exist_ok=True)
@@ -165,11 +176,7 @@ class DenoisingConfig(Config):
         strategy_curves(p, w).savefig(pictures / "strategy.png", dpi=110)
         rows = read_rows(folder / "loss.jsonl")
         if rows:
-            loss_by_log_snr(
-                [row["images_seen"] for row in rows],
-                np.array(rows[0]["log_snr"]),
-                np.array([row["loss"] for row in rows], dtype=np.float64),
-            ).savefig(pictures / "loss_by_log_snr.png", dpi=110)
+            draw_diagnostics(rows, pictures)
 
     def overview(self, folder: Path, leaderboard: pd.DataFrame) -> None:
         """The quality of all trials over their images, which every search draws, says it all."""

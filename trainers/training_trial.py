@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from stepsearch.diffusion.gradient_noise import GradientNoise
 from stepsearch.diffusion.loss import LossSummary, combine
 from stepsearch.diffusion.memory import Slices
 from stepsearch.diffusion.training import Training
@@ -15,6 +14,7 @@ from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.sampler import generate
 from stepsearch.search.trial import Report, Trial
+from trainers.diagnostics import diagnostics_row
 from trainers.judging import judge_of
 from trainers.rows import append_row, strategy_row
 from trainers.stages import drawing_cost
@@ -56,7 +56,8 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
         metrics = {"images_seen": float(milestone)}
         with slices.fitting(workers, in_slices=False):
             metrics |= _evaluate(config, training, trial, workers, milestone, report)
-        metrics |= _summary(losses, trial.folder, milestone, workers)
+        noise = training.gradient_noise(config.gradient_images) if config.gradient_images else None
+        metrics |= _summary(losses, noise, training, trial.folder, milestone)
         if config.training.precision == "float16":
             metrics["skipped_steps"] = float(training.skipped_steps)
         metrics |= {
@@ -118,19 +119,17 @@ def _evaluate(
 
 
 def _summary(
-    losses: list[LossSummary], folder: Path, images_seen: int, workers: Workers
+    losses: list[LossSummary],
+    noise: GradientNoise | None,
+    training: Training,
+    folder: Path,
+    images_seen: int,
 ) -> dict[str, float]:
-    """Scalars of the training since the last milestone; its losses by noise level go to a file."""
-    if not losses or workers.rank > 0:
+    """Scalars of the training since the last milestone; what is by noise level goes to a file."""
+    if not losses or training.workers.rank > 0:
         return {}
     total = combine(losses)
-    row = {
-        "images_seen": images_seen,
-        "log_snr": total.log_snr.tolist(),
-        "count": total.count.tolist(),
-        "loss": [x if np.isfinite(x) else None for x in total.loss.tolist()],
-    }
-    append_row(folder / "loss.jsonl", row)
+    append_row(folder / "loss.jsonl", diagnostics_row(total, noise, training, images_seen))
     return {
         "train_loss": total.mean_loss,
         "grad_norm": total.grad_norm,

@@ -48,6 +48,7 @@ _RULES = {
     "less_than_equal": "at most {le}",
     "too_short": "a list of {min_length} or more",
     "too_long": "a list of {max_length} or fewer",
+    "multiple_of": "a multiple of {multiple_of}",
     "string_too_short": "a string of {min_length} or more characters",
     "string_too_long": "a string of {max_length} or fewer characters",
     "string_pattern_mismatch": "a string that matches {pattern}",

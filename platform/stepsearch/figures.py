@@ -80,7 +80,19 @@ def loss_by_log_snr(
     A row of `loss` is the mean since the row before it, NaN (drawn grey) where no timestep was
     drawn; `log_snr` holds the bins' centres.
     """
-    values = np.ma.masked_invalid(np.asarray(loss, dtype=float).T)
+    return by_log_snr(images_seen, log_snr, loss, label="mean squared error", title=title)
+
+
+def by_log_snr(
+    images_seen: Sequence[int],
+    log_snr: FloatArray,
+    table: FloatArray,
+    *,
+    label: str,
+    title: str = "",
+) -> Figure:
+    """Heat map over training of what has a value at each noise level; NaN is drawn grey."""
+    values = np.ma.masked_invalid(np.asarray(table, dtype=float).T)
     norm = LogNorm() if values.count() and values.min() > 0 else None
     with mpl.rc_context(STYLE):
         figure, (axis,) = new_figure(6.4, 3.8, right=1.0)
@@ -92,7 +104,9 @@ def loss_by_log_snr(
         axis.set_ylabel("log-SNR (low = noise)")
         _count_images(axis)
         beside = axis.inset_axes((1.02, 0, 0.04, 1))
-        figure.colorbar(mesh, cax=beside, label="mean squared error")
+        bar = figure.colorbar(mesh, cax=beside, label=label)
+        if norm is not None:
+            _scale(bar.ax, "y", values.compressed())
     return figure
 
 

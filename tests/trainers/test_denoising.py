@@ -110,6 +110,7 @@ def test_a_trial_on_another_process_is_trained_judged_drawn_and_exported(
         "samples_000000064.png",
         "strategy.png",
         "loss_by_log_snr.png",
+        "draws_by_log_snr.png",
     }
     origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
     config.export(

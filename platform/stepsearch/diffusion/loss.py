@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -65,16 +66,21 @@ def _means(parts: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatArray, 
         return count, total / count
 
 
+def log_snr_bins(log_snr: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Each timestep's bin, [T], and the centres of the 20 equally wide bins, noisiest first."""
+    finite = log_snr[np.isfinite(log_snr)]
+    edges = np.linspace(finite.min(), finite.max(), BINS + 1)
+    bins = np.searchsorted(edges[1:-1], log_snr, side="right")
+    return bins, (edges[:-1] + edges[1:]) / 2
+
+
 class LossMeter:
     """Adds up losses on the training device; nothing is copied to the host before `summary`."""
 
     def __init__(self, log_snr: FloatArray, workers: Workers, starts: Sequence[int] = ()) -> None:
         """`log_snr` of every timestep, [T]; one of -inf counts in the noisiest bin. `starts` are
         the timesteps at which the second stage of a denoiser, the third ... begin."""
-        finite = log_snr[np.isfinite(log_snr)]
-        edges = np.linspace(finite.min(), finite.max(), BINS + 1)
-        self._centres = (edges[:-1] + edges[1:]) / 2
-        bins = np.searchsorted(edges[1:-1], log_snr, side="right")
+        bins, self._centres = log_snr_bins(log_snr)
         groups = [bins]
         if starts:
             groups.append(BINS + np.searchsorted(starts, np.arange(len(log_snr)), side="right"))

@@ -19,7 +19,8 @@ from stepsearch.diffusion.dropout import Dropout
 from stepsearch.diffusion.ema import MovingAverages
 from stepsearch.diffusion.execution import check_execution, check_precision, lay_out_channels_last
 from stepsearch.diffusion.flat import flatten_gradients, flatten_weights
-from stepsearch.diffusion.loss import LossMeter, LossSummary
+from stepsearch.diffusion.gradient_noise import GradientNoise, gradient_noise
+from stepsearch.diffusion.loss import BINS, LossMeter, LossSummary, log_snr_bins
 from stepsearch.diffusion.loss_scale import loss_scale
 from stepsearch.diffusion.memory import reuse_freed_memory
 from stepsearch.diffusion.multistage.shards import read_merged
@@ -87,6 +88,7 @@ class Training:
             self.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]  # diffusers'
         self._share, self.slices, self._starts = self._parallel.share, slices, starts
         self._batches = Batches(images, seed, workers.device, flip=flip)
+        self._seed = seed
         self._generator = generator("training", seed, device=workers.device)
         self._dropout = Dropout(self.denoiser, seed, workers)
         self._averages = MovingAverages(self.denoiser, config)
@@ -134,6 +136,17 @@ class Training:
     def skipped_steps(self) -> int:
         """Steps left out because float16's gradient overflowed; waits for the device."""
         return self._scale.skipped
+
+    def gradient_noise(self, images: int) -> GradientNoise:
+        """By bin of log-SNR, from the next `images` ones in each, a multiple of 4.
+
+        Changes nothing; where there are several workers, all of them must ask for it.
+        """
+        bins, _ = log_snr_bins(self.process.log_snr)
+        x0 = self._batches.take(self.images_seen, images)
+        draws = generator("gradients", self._seed, self.images_seen, device=self.workers.device)
+        places = torch.from_numpy(bins).to(self.workers.device)
+        return gradient_noise(self._evaluator, places, BINS, x0, draws)
 
     @property
     def shards(self) -> int:
