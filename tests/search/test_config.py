@@ -85,6 +85,7 @@ LINES = [
     (TrialSchedulerConfig, {"min_trials": 0}, "min_trials must be at least 1, got 0"),
     (FinalistsConfig, {"count": -1}, "count must be at least 0, got -1"),
     (FinalistsConfig, {"seeds": 0}, "seeds must be at least 1, got 0"),
+    (FinalistsConfig, {"by": 3}, "by must be a string, got 3"),
 ]  # fmt: skip
 REQUIRED = {"name": "a", "space": {}, "trainer": {}}
 

@@ -163,15 +163,27 @@ class Agenda:
         return self._finalists
 
     def _finalists_by(self, standings: Leaderboard) -> list[Row]:
-        """The baseline and the best trials; nobody if there is nothing to compare."""
+        """The baseline and the best trials, or the best of the best groups; nobody if there is
+        nothing to compare."""
         wanted = self._config.finalists.count
         sign = 1 if standings.primary.direction == "minimize" else -1
         # By the first seed alone: a resumed search, with some repeats done, chooses the same.
-        best = sorted(standings.candidates(), key=lambda row: sign * row.values[0])[:wanted]
+        ranked = sorted(standings.candidates(), key=lambda row: sign * row.values[0])
+        best = self._one_a_group(ranked)[:wanted]
         baseline = standings.baseline
         if not best or baseline is None or not baseline.values:
             return []
         return [baseline, *best]
+
+    def _one_a_group(self, ranked: list[Row]) -> list[Row]:
+        """All of them, or the first one with each value of a parameter."""
+        by = self._config.finalists.by
+        if by is None:
+            return ranked
+        first: dict[Any, Row] = {}
+        for row in ranked:
+            first.setdefault(row.params.get(by), row)
+        return list(first.values())
 
 
 def _asked(records: list[TrialRecord], unfinished: list[Proposal]) -> list[TrialRecord]:

@@ -91,7 +91,8 @@ def _verdict(result: SearchResult) -> Text:
     """One honest sentence, after the reason why there are fewer trials than there might be."""
     ended = f"The search has ended: {result.ledger.ended}.\n" if result.ledger.ended else ""
     verdict = Text(ended).append_text(_comparison(result))
-    return verdict.append(_shut_out(result)).append(_ranks(result)).append_text(_rung(result))
+    verdict.append(_shut_out(result)).append(_groups(result)).append(_ranks(result))
+    return verdict.append_text(_rung(result))
 
 
 def _comparison(result: SearchResult) -> Text:
@@ -125,6 +126,18 @@ def _shut_out(result: SearchResult) -> str:
         f"\nTrial {row.number} ({row.label}) has {metric} {row.value:.3g}, but its {beyond} of "
         f"{row.metrics[beyond]:.3g} is beyond the guard."
     )
+
+
+def _groups(result: SearchResult) -> str:
+    """Which family, whether the difference is real, and what matters inside the best one."""
+    groups = result.groups
+    if groups is None or result.interrupted:
+        return ""
+    best, text = groups.of[0].name, str(groups)
+    shares = result.importance(best)
+    inside = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    after = f"\nWhat matters inside {best}: {inside}." if inside else ""
+    return f"\n{text[0].upper()}{text[1:]}.{after}"
 
 
 def _ranks(result: SearchResult) -> str:

@@ -68,6 +68,9 @@ class FinalistsConfig(Config):
 
     count: int = Field(1, ge=0, description="how many of the best trials, besides the baseline")
     seeds: int = Field(3, ge=1, description="seeds each of them has in the end")
+    by: str | None = Field(
+        None, description="a parameter, such as family: the best trial of each of its best values"
+    )
 
     @property
     def repeats(self) -> int:
@@ -122,6 +125,17 @@ class SearchConfig(Config):
                 f"got {self.tracking.uri!r}: a file would be lost with this machine"
             )
         return self
+
+    def check_space(self) -> None:
+        """Raise UserError unless the space fits the trainer, and the finalists the space."""
+        facts = self.trainer.facts()
+        self.space.check(facts)
+        by, known = self.finalists.by, self.space.fixed(facts)[0].params
+        if by is not None and by not in known:
+            raise UserError(
+                f"finalists.by must be a parameter of the baseline ({', '.join(known)}), "
+                f"got {by!r}"
+            )
 
     def resolved(self) -> SearchConfig:
         """With all written out that the file leaves to the trainer."""

@@ -36,7 +36,7 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
     The first Ctrl-C (or SIGTERM) stops it cleanly and returns; the second one raises
     KeyboardInterrupt. Raises UserError, with nothing left behind, for a wrong configuration.
     """
-    config.space.check(config.trainer.facts())
+    config.check_space()
     there = SearchFolder.of(config.storage, config.name)
     there.refresh()
     with ExitStack() as opened:

@@ -58,7 +58,7 @@ def show_plan(config: SearchConfig, console: Console) -> None:
     Writes nothing to the storage. Raises UserError, as a run does, if space, trainer and data do
     not fit together or the lanes not into the cluster.
     """
-    config.space.check(config.trainer.facts())
+    config.check_space()
     config.trainer.check(config.lanes.workers)
     config, here = config.resolved(), local_resources()
     earlier = Earlier.of(config)
@@ -128,6 +128,8 @@ def _trials(config: SearchConfig, fixed: list[Beginner], told: str) -> Renderabl
         rows.append([_numbers(len(fixed), proposals), _count(proposals, "proposal"), by])
     if repeats := finalists.repeats:
         best = "the best one" if finalists.count == 1 else f"the best {finalists.count}"
+        if finalists.by is not None:
+            best = f"the best one of each {finalists.by}, {finalists.count} in all,"
         why = f"{best} and the baseline, on {finalists.seeds} seeds in the end"
         rows.append([_numbers(total, repeats), _count(repeats, "repeat"), why])
     return _section("trials", _grid(rows, numbers=True))

@@ -11,6 +11,7 @@ from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.files import dump_yaml
 from stepsearch.search.folder import SearchFolder
+from stepsearch.search.groups import Groups, compare_groups
 from stepsearch.search.history import History
 from stepsearch.search.leaderboard import Leaderboard, Row, leaderboard
 from stepsearch.search.ledger import Ledger
@@ -63,6 +64,19 @@ class SearchResult:
     def ranks(self) -> Ranks | None:
         """How well those of an earlier search hold here; None if none of its points is tried."""
         return ranks(self.leaderboard.rows)
+
+    @cached_property
+    def groups(self) -> Groups | None:
+        """The values of `finalists.by` compared; None without it, or without enough seeds."""
+        by = self.config.finalists.by
+        return None if by is None else compare_groups(self.leaderboard, by)
+
+    def importance(self, group: str) -> dict[str, float]:
+        """Each parameter's share in the best tenth of a group's trials, the largest first; empty
+        with fewer than ten."""
+        by = self.config.finalists.by
+        with StoredStudy.look(self.folder.study, self.config.name) as study:
+            return study.importance(None if by is None else (by, group))
 
     @property
     def first_rung(self) -> FirstRung | None:

@@ -42,7 +42,7 @@ def show_simulation(
 
     Raises UserError where configuration and curves do not fit together.
     """
-    config.space.check(config.trainer.facts())
+    config.check_space()
     lanes = fit_lanes(config.lanes, local_resources()).count
     settings = {YOURS: config, PLAIN: _plain(config)}
     stages = {name: Stage(each, curves, lanes=lanes) for name, each in settings.items()}

@@ -110,9 +110,21 @@ class StoredStudy:
         """The feasible finished trials that no other one beats in every objective."""
         return [record(t) for t in analysis.pareto(self._finished(), self.settings.directions)]
 
-    def importance(self) -> dict[str, float]:
-        """Each parameter's importance over the finished trials; see `analysis.importance`."""
-        return analysis.importance(self._finished(), self.settings.directions)
+    def importance(self, where: tuple[str, str] | None = None) -> dict[str, float]:
+        """Each parameter's importance over the finished trials; see `analysis.importance`.
+
+        `where` looks at trials with one value of a parameter only, by its name as it is printed.
+        """
+        trials = self._finished()
+        if where is not None:
+            name, value = where
+            trials = [t for t in trials if str(t.params.get(name)) == value]
+        found = analysis.importance(trials, self.settings.directions)
+        if where is None:
+            return found
+        inside = {key: share for key, share in found.items() if key != where[0]}
+        total = sum(inside.values()) or 1.0
+        return {key: share / total for key, share in inside.items()}
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
