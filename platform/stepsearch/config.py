@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -83,15 +83,21 @@ AbsolutePath = Annotated[Path, BeforeValidator(_without_nul), AfterValidator(_ab
 """A path that does not depend on where a process runs; `~` is the user's home."""
 
 
-def _place(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
-    is_address = isinstance(value, str) and "://" in value
-    return S3Url.parse(value) if is_address else as_path(value)
+def path_or(parse: Callable[[str], Any]) -> Any:
+    """The type of a path or an address: a text with `://` in it is what `parse` makes of it."""
+
+    def read(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
+        is_address = isinstance(value, str) and "://" in value
+        return parse(value) if is_address else as_path(value)
+
+    as_text = PlainSerializer(str, when_used="json")
+    return Annotated[AbsolutePath, WrapValidator(read), as_text]
 
 
 if TYPE_CHECKING:
     Place = Path | S3Url
 else:
-    Place = Annotated[AbsolutePath, WrapValidator(_place), PlainSerializer(str, when_used="json")]
+    Place = path_or(S3Url.parse)
 """Where searches lie: a folder, or `s3://bucket/prefix`."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]

@@ -16,8 +16,10 @@ from numpy.lib import format as npy
 from stepsearch.errors import UserError
 from stepsearch.evaluation.moments import Statistics
 
-_BROKEN = (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error,
-           NotImplementedError, RuntimeError)  # fmt: skip
+_BROKEN = (
+    *(OSError, ValueError, KeyError, EOFError, SyntaxError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 """What zipfile and numpy raise on files that they cannot read."""
 _LONGEST_HEADER = 2**24
 """Bytes before an array's values."""

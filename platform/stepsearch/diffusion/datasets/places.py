@@ -10,12 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-from pydantic import PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepsearch.bucket import Bucket, S3Url
-from stepsearch.config import AbsolutePath
+from stepsearch.config import path_or
 from stepsearch.errors import UserError
 
 log = logging.getLogger("stepsearch.datasets")
@@ -55,15 +53,10 @@ class Address(str):
         return cls(text.rstrip("/"))
 
 
-def _place(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
-    is_address = isinstance(value, str) and "://" in value
-    return Address.parse(value) if is_address else as_path(value)
-
-
 if TYPE_CHECKING:
     Place = Path | Address
 else:
-    Place = Annotated[AbsolutePath, WrapValidator(_place), PlainSerializer(str, when_used="json")]
+    Place = path_or(Address.parse)
 
 
 Listing = Mapping[str, tuple[int, str]]
