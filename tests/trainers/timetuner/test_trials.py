@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,67 +19,14 @@ from stepsearch.evaluation.distances import energy_distance, kid
 from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from stepsearch.search.trial import Trial
-from trainers import TimeTunerConfig, trainer
+from tests.trainers.timetuner.conftest import Listener, heard
 from trainers.drawing_trial import TIMES, run
 from trainers.judging import judge_of
 from trainers.tuning import STRATEGIES, bench, compared, solution
 
-QUICK = {"iterations": 2, "batches": 2, "held_out": 1, "batch_size": 8, "check_every": 1}
 MOVED = {"r": (0.1, 0.2, -0.1, 0.3)}
 UNTUNED = [999, 749, 499, 249]
 CPU = torch.device("cpu")
-
-
-class Listener:
-    def __init__(self, until: int = 10**9) -> None:
-        self.until = until
-        self.heard: list[dict[str, float]] = []
-
-    def __call__(self, metrics: Mapping[str, float]) -> bool:
-        timed = ("tuning_cpu_s", "evaluation_cpu_s")
-        self.heard.append({k: v for k, v in metrics.items() if k not in timed})
-        return True
-
-    def progress(self, images_seen: int) -> bool:
-        return images_seen < self.until
-
-
-@pytest.fixture
-def config(saved_pipeline: Path) -> Callable[..., TimeTunerConfig]:
-    """config(times={...}): a trainer on four steps of DDIM."""
-
-    def make(**fields: Any) -> TimeTunerConfig:
-        made: TimeTunerConfig = trainer(
-            "timetuner",
-            **{
-                "checkpoint": {"kind": "folder", "path": str(saved_pipeline)},
-                "sampler": {"num_steps": 4},
-                "score": "frechet",
-                "gradient": QUICK,
-                "end_to_end": {"iterations": 2, "batch_size": 8, "real": 16, "held_out": 16},
-                "judge": {"samples": 32, "classifier": {"budget": 1000}},
-            }
-            | fields,
-        )
-        return made
-
-    return make
-
-
-@pytest.fixture
-def trial(tmp_path: Path) -> Callable[..., Trial]:
-    def make(config: TimeTunerConfig, images: tuple[int, ...] = (32,), seed: int = 0) -> Trial:
-        folder = tmp_path / f"trial {len(list(tmp_path.iterdir()))}"
-        folder.mkdir()
-        return Trial(0, config, seed, images, folder, tmp_path / "cache")
-
-    return make
-
-
-def heard(trial: Trial) -> list[dict[str, float]]:
-    listener = Listener()
-    run(trial, listener)
-    return listener.heard
 
 
 def test_the_untuned_trial_is_what_all_others_are_compared_with(config: Any, trial: Any) -> None:
@@ -301,75 +247,6 @@ def test_times_that_do_worse_on_unseen_noise_are_not_exported(
     with pytest.raises(UserError, match=message):
         export(made, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("fields", "line"),
-    [
-        ({"sampler": {"num_steps": 1200}},
-         "sampler.num_steps must be at most 1000 (T), got 1200"),
-        ({"sampler": {"num_steps": 3}},
-         "sampler.num_steps must divide T = 1000 for trailing, got 3"),
-        ({"sampler": {"kind": "dpm_solver_2", "trajectory": "edm"}},
-         "sampler.trajectory must be one of quadratic_continuous, log_snr, ays, gits, "
-         "score_optimal, dmn, dmn_latent, given for dpm_solver_2, got 'edm'"),
-        ({"times": {"r": (0.1,)}}, "times.r must have 4 numbers, got 1"),
-        ({"score": "teacher", "teacher": {"num_steps": 7}},
-         "sampler.num_steps must divide T = 1000 for trailing, got 7"),
-        ({"checkpoint": {"kind": "folder", "path": "/no/where"}},
-         "checkpoint.path must be a bundle or a diffusers pipeline with unet/ and scheduler/, got "
-         "'/no/where': config.json: No such file or directory"),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused_with_one_line(config: Any, fields: Any, line: str) -> None:
-    with pytest.raises(UserError) as error:
-        config(**fields).check(workers=1)
-    assert str(error.value) == line
-
-
-@pytest.mark.parametrize(
-    ("fields", "line"),
-    [
-        ({"sampler": {"kind": "cm"}},
-         "trainer.sampler must be another than cm, which has levels of its own"),
-        ({"sampler": {"kind": "ddpm"}, "score": "teacher"},
-         "trainer.score must be frechet, kid or energy for ddpm, whose steps add noise, "
-         "got 'teacher'"),
-        ({"score": "fid"},
-         "trainer.score must be one of 'frechet', 'kid', 'energy' or 'teacher', got 'fid'"),
-        ({"times": {"sequential": 1.5}}, "trainer.times.sequential must be at most 1, got 1.5"),
-        ({"times": {"parallel": -1}}, "trainer.times.parallel must be at least 0, got -1"),
-        ({"times": {"end_to_end": 2}}, "trainer.times.end_to_end must be at most 1, got 2"),
-        ({"end_to_end": {"iterations": 0}},
-         "trainer.end_to_end.iterations must be at least 1, got 0"),
-        ({"times": {"r": 3}}, "trainer.times.r must be a list, got 3"),
-        ({"checkpoint": {"kind": "pickle"}},
-         "trainer.checkpoint.kind must be one of 'search', 'folder', got 'pickle'"),
-    ],
-)  # fmt: skip
-def test_a_wrong_field_is_refused_with_one_line(config: Any, fields: Any, line: str) -> None:
-    with pytest.raises(UserError) as error:
-        config(**fields)
-    assert str(error.value) == line
-
-
-def test_several_workers_are_welcome_and_missing_labels_are_refused(
-    config: Any, tmp_path: Path
-) -> None:
-    config().check(workers=2)
-    for index in range(10):
-        Image.fromarray(np.full((8, 8), 20 * index, dtype=np.uint8)).save(
-            tmp_path / f"{index}.png"
-        )
-    unsorted = {"kind": "images", "path": str(tmp_path), "size": 8, "channels": 1}
-    with pytest.raises(UserError, match=r"has no labels.*, or take score energy$"):
-        config(dataset=unsorted).check(workers=1)
-    colour = {"kind": "images", "path": str(tmp_path), "size": 8}
-    message = (
-        r"^dataset must have images \[1, 8, 8\], which the checkpoint draws, got \[3, 8, 8\]$"
-    )
-    with pytest.raises(UserError, match=message):
-        config(dataset=colour, score="teacher").check(workers=1)
 
 
 @pytest.mark.parametrize("sampler", [

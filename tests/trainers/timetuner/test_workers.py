@@ -18,7 +18,7 @@ from trainers import trainer
 from trainers.drawing_trial import TIMES, run
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 WORKER = """
 import json, sys
