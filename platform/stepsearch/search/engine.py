@@ -102,10 +102,16 @@ class Engine:
         for lane in self._lanes:
             if kind is not None or not lane.hold.up:
                 lane.cancel()
-        deadline = time.monotonic() + (_GOING_HOME_S if kind is None else _CANCELLED_S)
+        self._await_lanes(_GOING_HOME_S if kind is None else _CANCELLED_S)
+        for lane in filter(Lane.is_alive, self._lanes):  # that never came to work
+            lane.cancel()
+        self._await_lanes(_CANCELLED_S)
+        ray.kill(self._dispatcher)
+
+    def _await_lanes(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         for lane in self._lanes:
             lane.join(max(0.0, deadline - time.monotonic()))
-        ray.kill(self._dispatcher)
 
     def restart(self) -> None:
         """Begin anew with another dispatcher and other lanes; then `run` again."""

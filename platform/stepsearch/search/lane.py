@@ -112,8 +112,7 @@ class Lane(threading.Thread):
     def cancel(self) -> None:
         """End the lane's workers at once, whatever they do; `join` waits for it.
 
-        A lane that is still starting its workers notices when they are there, when their CPUs are
-        not free after all, or when Ray is gone.
+        A lane that is still starting its workers notices within seconds.
         """
         self._cancelled = True
         self.hold.cancelled.set()

@@ -16,6 +16,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -169,6 +170,9 @@ class _LaneWorkers(WorkerGroup):
             )
             for i, worker in enumerate(workers)
         ]
+        while len(ray.wait(said, num_returns=len(said), timeout=1)[0]) < len(said):
+            if self.hold.cancelled.is_set():  # nobody else ends a wait for a slow machine
+                raise WorkerGroupStartupTimeoutError(len(workers))
         ray.get(said)
         self._decorate_worker_log_file_paths(workers)
 
