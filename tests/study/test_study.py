@@ -268,3 +268,40 @@ def test_a_study_in_memory_proposes_what_one_in_a_file_does(make: Make, line: Sp
                 study.tell(number, "finished", [proposal.params["x"]])
             asked.append([record.params["x"] for record in study.trials()])
     assert asked[0] == asked[1]
+
+
+def test_a_sampler_is_asked_again_for_what_it_has_proposed_before(
+    make: Make, tmp_path: Path
+) -> None:
+    """Five choices: each one is tried once before any of them is tried again."""
+
+    def choice(trial: Suggest) -> dict[str, Any]:
+        return {"family": trial.suggest_categorical("family", ("a", "b", "c", "d", "e"))}
+
+    study = make("random")
+    study.enqueue({"family": "a"}, label="baseline")
+    asked = [proposal for _ in range(5) if (proposal := study.ask(choice))]
+    assert sorted(proposal.values["family"] for proposal in asked) == ["a", "b", "c", "d", "e"]
+    numbers = [proposal.number for proposal in asked]
+    assert [record.number for record in study.trials()] == numbers
+    assert study.running() == numbers
+    study.enqueue({"family": "a"}, role="repeat", seed=1)
+    repeat = study.ask(choice)
+    assert repeat is not None
+    assert repeat.values == {"family": "a"}  # what is queued is tried, known or not
+    assert study.ask(choice) is not None  # nothing new is left
+
+
+def test_a_passed_over_proposal_stays_so_when_a_study_is_opened_again(
+    make: Make, tmp_path: Path
+) -> None:
+    def coin(trial: Suggest) -> dict[str, Any]:
+        return {"side": trial.suggest_categorical("side", ("heads", "tails"))}
+
+    study = make("random")
+    first, second = study.ask(coin), study.ask(coin)
+    assert first is not None
+    assert second is not None
+    assert first.values != second.values
+    again = StoredStudy.open(tmp_path / "study.db", study.name)
+    assert again.trials() == study.trials()

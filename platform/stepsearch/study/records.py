@@ -37,6 +37,7 @@ FIXED = PREFIX + "fixed"
 PROPOSED = PREFIX + "proposed"
 CURVE = PREFIX + "curve"
 ENDING = PREFIX + "ending"
+PASSED_OVER = PREFIX + "passed_over"
 
 
 @dataclass(frozen=True)

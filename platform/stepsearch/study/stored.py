@@ -16,6 +16,7 @@ from stepsearch.study import analysis
 from stepsearch.study.in_memory import in_memory
 from stepsearch.study.records import (
     FINISHED,
+    PASSED_OVER,
     PROPOSED,
     Proposal,
     TrialRecord,
@@ -88,10 +89,10 @@ class StoredStudy:
         return [trial.number for trial in self._trials(TrialState.RUNNING)]
 
     def trials(self) -> list[TrialRecord]:
-        """Every trial that was asked for, by number."""
+        """Every trial that was asked for, by number; some numbers may be missing."""
         with readable(self.name):
             asked = (t for t in self._trials() if t.state is not TrialState.WAITING)
-            return [record(t) for t in asked if not _is_copy(t)]
+            return [record(t) for t in asked if _is_own(t)]
 
     def warm_started(self) -> list[TrialRecord]:
         """The copies of other studies' trials that the sampler learns from."""
@@ -147,8 +148,12 @@ class StoredStudy:
         return [
             trial
             for trial in self._trials(TrialState.COMPLETE)
-            if record(trial).outcome == FINISHED and not _is_copy(trial)
+            if record(trial).outcome == FINISHED and _is_own(trial)
         ]
+
+
+def _is_own(trial: FrozenTrial) -> bool:
+    return PASSED_OVER not in trial.user_attrs and not _is_copy(trial)
 
 
 def _is_copy(trial: FrozenTrial) -> bool:

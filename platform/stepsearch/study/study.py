@@ -20,6 +20,7 @@ from stepsearch.study.records import (
     CURVE,
     ENDING,
     FIXED,
+    PASSED_OVER,
     PROPOSED,
     Ending,
     Objective,
@@ -35,6 +36,8 @@ from stepsearch.study.spaces import Space, run_fixed, shuffled_grid
 from stepsearch.study.storage import connect
 from stepsearch.study.stored import StoredStudy
 from stepsearch.study.warm_start import transplant
+
+_PATIENCE = 20
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Study(StoredStudy):
     def __init__(self, storage: BaseStorage, name: str) -> None:
         super().__init__(storage, name)
         self._running: dict[int, _Running] = {}
+        self._proposed = {_text(record.proposed) for record in self.trials()}
         self._half_asked = self._cut_short()
         self._grid: list[dict[str, Any]] | None = None
 
@@ -117,19 +121,17 @@ class Study(StoredStudy):
     def ask(self, space: Space) -> Proposal | None:
         """The next trial: a queued fixed point, else the sampler's; None if the grid is exhausted.
 
-        Raises UserError when a fixed point is not one of the space; its trial ends as an error.
+        The sampler is asked again, up to 20 times, for what it has proposed before: such a trial
+        would repeat an earlier one to the last bit. Raises UserError when a fixed point is not one
+        of the space; its trial ends as an error.
         """
-        trial = self._next(space)
-        if trial is None:
-            return None
-        self._half_asked = trial._trial_id
-        self._check_fixed(trial, space)
-        self._study.sampler = self.settings.sampler.build(self.settings.seed, trial.number)
-        values = _as_json(space(trial), "what the space returns")
-        trial.set_user_attr(PROPOSED, values)
-        self._running[trial.number] = _Running(trial, {})
-        self._half_asked = None
-        return Proposal(trial.number, trial.params, values, callers(trial.user_attrs))
+        drawn = self._draw(space)
+        for _ in range(_PATIENCE):
+            if drawn is None or not self._repeats(*drawn):
+                break
+            self._pass_over(drawn[0])
+            drawn = self._draw(space)
+        return None if drawn is None else self._begun(*drawn)
 
     def report(self, number: int, step: int, value: float) -> None:
         """Note a value of a running trial at `step` (images_seen); the first one there stays."""
@@ -194,6 +196,31 @@ class Study(StoredStudy):
         self._study.add_trials(added)
         return len(added)
 
+    def _draw(self, space: Space) -> tuple[Trial, dict[str, Any]] | None:
+        """The next trial and what the space makes of it."""
+        trial = self._next(space)
+        if trial is None:
+            return None
+        self._half_asked = trial._trial_id
+        self._check_fixed(trial, space)
+        self._study.sampler = self.settings.sampler.build(self.settings.seed, trial.number)
+        return trial, _as_json(space(trial), "what the space returns")
+
+    def _repeats(self, trial: Trial, values: dict[str, Any]) -> bool:
+        return FIXED not in trial.user_attrs and _text(values) in self._proposed
+
+    def _pass_over(self, trial: Trial) -> None:
+        trial.set_user_attr(PASSED_OVER, True)
+        self._study.tell(trial, state=TrialState.FAIL)
+        self._half_asked = None
+
+    def _begun(self, trial: Trial, values: dict[str, Any]) -> Proposal:
+        trial.set_user_attr(PROPOSED, values)
+        self._proposed.add(_text(values))
+        self._running[trial.number] = _Running(trial, {})
+        self._half_asked = None
+        return Proposal(trial.number, trial.params, values, callers(trial.user_attrs))
+
     def _next(self, space: Space) -> Trial | None:
         if self._half_asked is not None:
             return Trial(self._study, self._half_asked)
@@ -243,6 +270,10 @@ class Study(StoredStudy):
         state = ending.state(self.settings.several)
         self._study.tell(trial, ending.values if state is TrialState.COMPLETE else None, state)
         self._running.pop(trial.number, None)
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 def _as_json(data: Mapping[str, Any], what: str) -> dict[str, Any]:
