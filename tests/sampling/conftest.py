@@ -77,6 +77,8 @@ def make_bundle() -> Callable[..., Bundle]:
                 objective="fd_digits",
                 metrics={"precision": 0.91, "fd_digits": 12.25},
                 baseline={"precision": 0.9, "fd_digits": 15.5},
+                values=(12.25, 12.75, 12.5),
+                baseline_values=(15.5, 16.5, 16.0),
                 speed_up="1.42x (3 seeds)",
                 git_commit="0123abc",
                 versions={"torch": torch.__version__},

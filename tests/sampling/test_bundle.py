@@ -124,6 +124,7 @@ def test_the_readme_says_how_the_strategy_did(folder):
     assert "# digits-speed, trial 7: timesteps by `speed`" in text
     assert "| tau | 500 |" in text
     assert "1.42x (3 seeds)" in text
+    assert "it came to 12.5 ± 0.25, and uniform timesteps to 16 ± 0.5." in text
     assert "| fd_digits | 12.25 | 15.5 |\n| precision | 0.91 | 0.9 |" in text
     assert "DDIM in 10 steps (x0 clipped, eta 0)" in text
     assert "0123abc" in text
@@ -131,12 +132,15 @@ def test_the_readme_says_how_the_strategy_did(folder):
 
 def test_the_readme_does_without_what_is_unknown(make_bundle, tmp_path):
     bare = make_bundle().provenance.model_copy(
-        update={"speed_up": None, "baseline": {}, "git_commit": None, "direction": "maximize"}
+        update={
+            **{"speed_up": None, "git_commit": None, "direction": "maximize"},
+            **{"baseline": {}, "values": (3.0,), "baseline_values": ()},
+        }
     )
     write_bundle(tmp_path / "b", make_bundle(config=UniformConfig(), provenance=bare))
     text = (tmp_path / "b" / "README.md").read_text()
     assert "None" not in text
-    assert "a high `fd_digits`" in text
+    assert "a high `fd_digits`.\n" in text
     assert "| metric | this trial |\n" in text
 
 

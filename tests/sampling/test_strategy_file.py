@@ -44,7 +44,7 @@ def test_strategy_json_needs_no_reader_of_ours(content, bundle):
     assert content["schedule"]["alpha_bar"] == bundle.process.alpha_bar.tolist()
     assert content["schedule"]["diffusers"] == bundle.process.scheduler_config()
     assert content["training"] == bundle.training.model_dump(mode="json")
-    assert content["provenance"] == bundle.provenance.model_dump()
+    assert content["provenance"] == bundle.provenance.model_dump(mode="json")
 
 
 def test_the_parameters_build_the_same_strategy_again(folder, bundle):
@@ -150,6 +150,8 @@ def test_a_strategy_that_learns_is_exported_as_it_was_in_the_end(make_bundle, tm
         ("provenance.direction", "up", "provenance.direction must be one of"),
         ("provenance.metrics", {"fd": "x"}, "provenance.metrics.fd must be a number, got 'x'"),
         ("provenance.baseline", {"fd": "x"}, "provenance.baseline.fd must be a number, got 'x'"),
+        ("provenance.values", ["x"], "provenance.values[0] must be a number, got 'x'"),
+        ("provenance.baseline_values", 1, "provenance.baseline_values must be a list, got 1"),
         ("provenance.speed_up", 2, "provenance.speed_up must be a string, got 2"),
         ("provenance.git_commit", 2, "provenance.git_commit must be a string, got 2"),
         ("provenance.versions", {"torch": 2}, "provenance.versions.torch must be a string, got 2"),

@@ -121,6 +121,8 @@ class SearchResult:
             "direction": self.config.primary.direction,
             "metrics": row.metrics,
             "baseline": baseline.metrics if baseline else {},
+            "values": row.values,
+            "baseline_values": baseline.values if baseline else (),
             "speed_up": str(row.speed_up) if row.speed_up else None,
             "git_commit": made_by.get("mlflow.source.git.commit"),
             "versions": dict(v.split(" ", 1) for v in made_by["versions"].split(", ")),

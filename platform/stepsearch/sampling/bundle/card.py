@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, stdev
 from string import Template
 from typing import Any
 
@@ -190,10 +191,19 @@ def _parameters(parameters: Mapping[str, Any]) -> str:
 
 def _verdict(origin: Provenance) -> str:
     goal = "low" if origin.direction == "minimize" else "high"
-    aim = f"The search looked for a {goal} `{origin.objective}`."
-    if origin.speed_up is None:
-        return aim
-    return f"{aim} Speed-up over uniform timesteps, in training images: {origin.speed_up}."
+    text = f"The search looked for a {goal} `{origin.objective}`."
+    if origin.speed_up is not None:
+        text += f" Speed-up over uniform timesteps, in training images: {origin.speed_up}."
+    if len(origin.values) > 1:
+        text += f" Trained on {len(origin.values)} seeds, it came to {_spread(origin.values)}"
+        if len(origin.baseline_values) > 1:
+            text += f", and uniform timesteps to {_spread(origin.baseline_values)}"
+        text += ". The table is of the first seed, whose denoiser this is."
+    return text
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.3g} ± {stdev(values):.2g}"
 
 
 def _metrics(origin: Provenance) -> str:

@@ -56,6 +56,10 @@ class Provenance(Config):
     """The trial's metrics at its end."""
     baseline: dict[str, float] = Field(default={})
     """The same metrics of uniform timesteps, after the same training."""
+    values: tuple[float, ...] = ()
+    """The objective on each seed, the trial's own first."""
+    baseline_values: tuple[float, ...] = ()
+    """Those of uniform timesteps."""
     speed_up: str | None = None
     """As the leaderboard words it: images the baseline needed over images this one needed."""
     git_commit: str | None = None
