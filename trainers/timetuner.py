@@ -117,7 +117,12 @@ class TimeTunerConfig(Config):
     def facts(self) -> TrainerFacts:
         """What a search space may know. Raises UserError without the checkpoint."""
         trained = look(self.checkpoint)
-        return TrainerFacts(self.kind, trained.alpha_bar, random_steps=self.score != "teacher")
+        return TrainerFacts(
+            self.kind,
+            trained.alpha_bar,
+            random_steps=self.score != "teacher",
+            data=self.dataset.load,
+        )
 
     def check(self, workers: int) -> None:
         """Raise UserError unless checkpoint, data, sampler and score fit together.

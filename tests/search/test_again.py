@@ -10,7 +10,9 @@ import pytest
 from stepsearch.errors import UserError
 from stepsearch.search.again import again, has_begun
 from stepsearch.search.config import SearchConfig
+from stepsearch.search.driver import resume
 from stepsearch.search.folder import SearchFolder
+from stepsearch.study import Study
 
 Small = Callable[..., SearchConfig]
 
@@ -65,3 +67,19 @@ def test_trials_and_what_no_search_made_are_left_alone(small: Small) -> None:
     SearchFolder.create(begun.folder, begun).trial(0).mkdir(parents=True)
     assert has_begun(begun)
     assert begun.folder.exists()
+
+
+def test_a_search_does_not_go_on_with_other_images(small: Small) -> None:
+    config = small().resolved()
+    folder = SearchFolder.create(config.folder, config, data="of the images that were there")
+    made = Study.create(
+        folder.study, config.name, config.objectives, config.optuna_sampler, config.seed
+    )
+    made.enqueue({"tau": 1.0, "k": 1.0, "lam": 0.5}, label="uniform", role="baseline")
+    made.close()
+    with pytest.raises(UserError) as caught:
+        resume(config)
+    assert str(caught.value) == (
+        "trainer.dataset must be as it was when 'small' began, got other images, labels or another"
+        " split: search it under a new name"
+    )

@@ -44,7 +44,8 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
         config.trainer.check(config.lanes.workers)
         config = config.resolved()
         earlier = Earlier.of(config)
-        folder = SearchFolder.create(there.path, config, there.mirror)
+        data = config.trainer.facts().fingerprint
+        folder = SearchFolder.create(there.path, config, there.mirror, data)
         undo = opened.enter_context(ExitStack())
         undo.callback(folder.mirror.remove)
         opened.enter_context(folder.locked())
@@ -83,6 +84,7 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
         if over or Agenda(config, study, lambda: found.leaderboard).complete:
             study.close()
             return deliver(found) if found.waiting else found
+        folder.check_data(config.trainer.facts().fingerprint)
         connection = opened.enter_context(cluster.connecting(config.cluster, _code(config)))
         silent = view or Silent()
         return _Driver(opened, connection, config, folder, study, silent, resumed=True).run()

@@ -74,10 +74,13 @@ class SearchFolder:
         return cls(storage / name)
 
     @classmethod
-    def create(cls, path: Path, config: Config, mirror: Mirror | None = None) -> SearchFolder:
+    def create(
+        cls, path: Path, config: Config, mirror: Mirror | None = None, data: str = ""
+    ) -> SearchFolder:
         """Make the folder of a new search and write its configuration, or nothing at all.
 
-        Raises UserError when the name is taken or the storage cannot be written.
+        `data` is the fingerprint of its data set. Raises UserError when the name is taken or the
+        storage cannot be written.
         """
         folder = cls(path, mirror)
         folder.refresh()
@@ -87,6 +90,7 @@ class SearchFolder:
         try:
             path.mkdir(parents=True)
             replace(path / ".id", f"{path.name}-{uuid.uuid4().hex[:8]}")
+            replace(path / ".data", data)
             replace(folder.config, text)
         except OSError as error:
             reason = error.strerror or error
@@ -113,6 +117,15 @@ class SearchFolder:
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration, as plain data. Raises UserError if the file is damaged."""
         return read_yaml(self.config)
+
+    def check_data(self, data: str) -> None:
+        """Raise UserError unless the data set's fingerprint is that of the search's beginning."""
+        with suppress(FileNotFoundError):  # of an older version
+            if (self.path / ".data").read_text() != data:
+                raise UserError(
+                    f"trainer.dataset must be as it was when {self.path.name!r} began, got other "
+                    "images, labels or another split: search it under a new name"
+                )
 
     def extend(self, trials: int, limits: Amounts) -> bool:
         """Write down what the search may spend now: all or nothing; whether that is new.

@@ -68,6 +68,11 @@ class TrainerFacts:
     def T(self) -> int:
         return len(self.alpha_bar)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the data set: another one if an image, a label or the split is another."""
+        return self.data().fingerprint if self.data else ""
+
 
 @dataclass(frozen=True)
 class Cost:
