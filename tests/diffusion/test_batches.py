@@ -68,6 +68,18 @@ def test_an_epoch_with_flips_has_every_image_and_its_mirror_image(
         assert torch.equal(mirrored, scaled(images[number % 100]))
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_labels_go_with_their_images(kind: str, flip: bool, images: Tensor) -> None:
+    labels = torch.arange(N) * 3
+    stream = Batches(images, seed=0, device=CPU, flip=flip, labels=labels)
+    for start in (0, 10, 20, 70, 95):
+        batch, told = stream.labelled(start, 10)
+        assert told is not None
+        assert told.tolist() == [number % 100 * 3 for number in numbers(batch)]
+    assert torch.equal(stream.take(95, 10), batch)
+    assert Batches(images, seed=0, device=CPU).labelled(0, 10)[1] is None
+
+
 def test_the_next_batch_is_read_while_this_one_is_used(
     monkeypatch: pytest.MonkeyPatch, images: Tensor
 ) -> None:

@@ -141,17 +141,31 @@ class Small(nn.Module):
         return UNet2DOutput(sample=h.tanh().view_as(x))
 
 
-def small(error: float = 0.0, **changes: Any) -> Training:
+class Told(Small):
+    """The same with ten classes."""
+
+    null_class = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(11, 64)
+
+    def forward(self, x: Tensor, t: Tensor, class_labels: Tensor) -> UNet2DOutput:
+        return super().forward(x + self.classes(class_labels).view_as(x), t)
+
+
+def small(error: float = 0.0, *, classes: bool = False, **changes: Any) -> Training:
     process = VPConfig().build()
     torch.manual_seed(0)
     return Training(
         TrainingConfig(batch_size=8, **changes),
-        Small(error),
+        Told() if classes else Small(error),
         process,
         strategy("uniform").build(process.alpha_bar),
         torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
         budget=480,
         seed=0,
+        labels=torch.arange(16) % 10,
     )
 
 
@@ -160,8 +174,9 @@ compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:Deprecat
 
 @pytest.mark.slow
 @compiles
-def test_a_compiled_denoiser_trains_the_same_weights() -> None:
-    plain, compiled = small(), small(compile=True)
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_compiled_denoiser_trains_the_same_weights(classes: bool) -> None:
+    plain, compiled = small(classes=classes), small(classes=classes, compile=True)
     assert torch.equal(weights(compiled.denoiser), weights(plain.denoiser))
     expected, found = plain.run(80), compiled.run(80)
     assert found.mean_loss == pytest.approx(expected.mean_loss, rel=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,52 @@ def test_a_transformer_with_classes_is_trained_on_its_null_class(tmp_path: Path)
     torch.testing.assert_close(load(tmp_path)(x, TIMES).sample, expected)
 
 
+def test_a_network_is_told_classes_where_its_config_says_so(tmp_path: Path) -> None:
+    data, labels = DigitsConfig().load(), torch.tensor([3, 10])
+    bare = replace(data, train_labels=None)
+    for config in (UNetConfig(channels=(8, 16)), DiTConfig(layers=1)):
+        folder = tmp_path / config.kind
+        network = config.build(SHAPE, seed=5, classes=10)
+        network.save_pretrained(folder)
+        loaded, saved = load(folder), PretrainedConfig(path=folder)
+        assert type(loaded) is type(network)
+        assert torch.equal(
+            loaded(torch.ones(2, *SHAPE), TIMES, class_labels=labels).sample,
+            network(torch.ones(2, *SHAPE), TIMES, class_labels=labels).sample,
+        )
+        assert saved.classes(data) == 10
+        few = replace(data, train_labels=data.train_labels % 4)
+        assert saved.classes(few) == 4
+        config.build(SHAPE, seed=5).save_pretrained(folder)
+        assert saved.classes(data) == saved.classes(bare) == 0
+
+
+def test_classes_that_a_network_does_not_know_are_refused(tmp_path: Path) -> None:
+    UNetConfig(channels=(8, 16)).build(SHAPE, seed=5, classes=9).save_pretrained(tmp_path)
+    data, saved = DigitsConfig().load(), PretrainedConfig(path=tmp_path)
+    for images, line in (
+        (
+            data,
+            "denoiser.path must be a network that knows the data set's 10 classes, got 9 and the"
+            f" null class: {tmp_path}",
+        ),
+        (
+            replace(data, train_labels=None),
+            "denoiser.path must be a network without classes for images without labels, as"
+            f" 'digits', got 9 classes: {tmp_path}",
+        ),
+    ):
+        with pytest.raises(UserError) as caught:
+            saved.classes(images)
+        assert str(caught.value) == line
+
+
+def test_a_transformer_with_classes_takes_images_without_labels(tmp_path: Path) -> None:
+    DiTConfig(layers=1).build(SHAPE, seed=5, classes=10).save_pretrained(tmp_path)
+    bare = replace(DigitsConfig().load(), train_labels=None)
+    assert PretrainedConfig(path=tmp_path).classes(bare) == 0
+
+
 def test_code_in_the_folder_is_not_run(saved: Path, edit: Edit) -> None:
     mine = saved / "mine.py"
     mine.write_text("raise SystemExit('it was run')\n")
@@ -130,7 +177,7 @@ def test_pickled_weights_are_not_read(saved: Path) -> None:
     )
 
 
-CHOICES = "'UNet2DModel', 'DiTTransformer2DModel', 'UnconditionalDiT'"
+CHOICES = "'UNet2DModel', 'DiTTransformer2DModel', 'UnconditionalDiT', 'ClassConditionalDiT'"
 
 
 @pytest.mark.parametrize(
@@ -193,11 +240,11 @@ def test_a_network_that_does_not_fit_is_refused(
     assert refusal(saved) == message
 
 
-@pytest.mark.parametrize("field", ["num_class_embeds", "class_embed_type", "quantization_config"])
-def test_what_would_need_more_than_images_and_times_is_refused(
+@pytest.mark.parametrize("field", ["class_embed_type", "quantization_config"])
+def test_what_would_need_more_than_images_times_and_classes_is_refused(
     field: str, saved: Path, edit: Edit
 ) -> None:
-    edit(**{field: {"num_class_embeds": 10}.get(field, "timestep")})
+    edit(**{field: "timestep"})
     assert refusal(saved).startswith(f"SAVED/config.json: {field}")
 
 

@@ -301,6 +301,8 @@ def test_a_loss_that_is_not_finite_in_the_last_step_is_noticed(build_training: B
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         ({"grad_clip": 0}, "grad_clip must be greater than 0, got 0"),
         ({"accumulation": 0}, "accumulation must be at least 1, got 0"),
+        ({"label_dropout": 1}, "label_dropout must be less than 1, got 1"),
+        ({"label_dropout": -0.1}, "label_dropout must be at least 0, got -0.1"),
         ({"ema_decay": 1}, "ema_decay must be less than 1, got 1"),
         ({"ema_decay": -0.5}, "ema_decay must be at least 0, got -0.5"),
         ({"ema_halflives": 1000}, "ema_halflives must be a list, got 1000"),

@@ -59,6 +59,24 @@ def test_a_network_with_classes_is_asked_for_the_null_one(images: Tensor) -> Non
     assert not torch.equal(ours(images, TIMES).sample, theirs(images, TIMES, labels - 1).sample)
 
 
+def test_a_network_with_classes_is_told_them_and_nothing_drops_them(images: Tensor) -> None:
+    """Also in training, where diffusers' class drops a tenth, block by block."""
+    network = randomised(DiTConfig(layers=2).build((1, 8, 8), seed=0, classes=10))
+    theirs = DiTTransformer2DModel.from_config(network.config)
+    theirs.load_state_dict(network.state_dict())
+    labels = torch.tensor([0, 7, 10])
+    expected = theirs.eval()(images, TIMES, labels).sample
+    state = torch.get_rng_state()
+    for _ in range(20):
+        assert torch.equal(network.train()(images, TIMES, class_labels=labels).sample, expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    null = network(images, TIMES).sample
+    assert torch.equal(null[2], expected[2])
+    assert not torch.allclose(null[:2], expected[:2])
+    (output,) = network(images, TIMES, labels, return_dict=False)
+    assert torch.equal(output, expected)
+
+
 def test_a_time_may_be_a_number_a_fraction_or_one_an_image(
     network: torch.nn.Module, images: Tensor
 ) -> None:

@@ -38,11 +38,12 @@ def build(
     budget: int = 480,
     slices: int = 1,
     stages_a_worker: str | None = None,
+    classes: int = 0,
     **changes: Any,
 ) -> Training:
     process = process or VPConfig().build()
     images = DigitsConfig().load().train[:100] if images is None else images
-    denoiser: Any = DENOISER.build((1, *images.shape[2:]), seed)
+    denoiser: Any = DENOISER.build((1, *images.shape[2:]), seed, classes)
     starts: tuple[int, ...] = ()
     if stages_a_worker:
         config, data = STAGES, DigitsConfig().load()
@@ -56,6 +57,7 @@ def build(
         images,
         budget=budget,
         seed=seed,
+        labels=DigitsConfig().load().train_labels[: len(images)],
         workers=workers,
         slices=slices,
         starts=starts,
@@ -85,6 +87,8 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--rendezvous", type=Path, help="train on two workers that meet here")
     parser.add_argument("--slices", type=int, default=1, help="gradient accumulation")
+    parser.add_argument("--classes", type=int, default=0, help="that the denoiser is told")
+    parser.add_argument("--label_dropout", type=float, default=0.0)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--strategy", type=json.loads, help="kind and parameters, as JSON")
     options = parser.parse_args()
@@ -98,6 +102,8 @@ def main() -> None:
         workers=workers,
         timesteps=timesteps,
         slices=options.slices,
+        classes=options.classes,
+        label_dropout=options.label_dropout,
         precision=options.precision,
     )
     if options.load:

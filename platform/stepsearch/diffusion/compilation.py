@@ -27,8 +27,9 @@ def compiled(
     prediction_type: PredictionType,
     x0: Tensor,
     precision: Precision,
+    labels: Tensor | None = None,
 ) -> nn.Module:
-    """The network, as torch.compile makes it for batches like x0 [n, C, H, W].
+    """The network, as torch.compile makes it for batches like x0 [n, C, H, W] and their labels.
 
     torch 2.10 to 2.13 make wrong gradients of some U-Nets and transformers, without a word
     (pytorch#190796, #193061, and on CPUs). Raises UserError if the gradient changes by more than
@@ -40,7 +41,7 @@ def compiled(
     t = torch.linspace(0, process.T - 1, len(x0), device=x0.device).long()
 
     def gradient(computed: nn.Module) -> Tensor:
-        mse = errors(computed, process, prediction_type, x0, noise, t, precision)
+        mse = errors(computed, process, prediction_type, x0, noise, t, precision, labels)
         parts = torch.autograd.grad(mse.mean(), _trainable(network))
         return torch.cat([part.flatten() for part in parts])
 

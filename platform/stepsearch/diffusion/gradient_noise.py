@@ -25,15 +25,22 @@ class GradientNoise:
 
 
 def gradient_noise(
-    evaluator: Evaluator, bins: Tensor, count: int, x0: Tensor, generator: torch.Generator
+    evaluator: Evaluator,
+    bins: Tensor,
+    count: int,
+    x0: Tensor,
+    generator: torch.Generator,
+    labels: Tensor | None = None,
 ) -> GradientNoise:
     """From as many images [n, C, H, W] in each of `count` bins; n is a multiple of 4.
 
-    `bins` [T] is each timestep's bin. A bin's images are parted into 4 groups: the variance of a
-    group's mean is that of one image over the group's size. All workers must ask for it, and draw
-    the same.
+    `bins` [T] is each timestep's bin, `labels` [n] what a denoiser with classes is told. A bin's
+    images are parted into 4 groups: the variance of a group's mean is that of one image over the
+    group's size. All workers must ask for it, and draw the same.
     """
-    found = [_of_bin(evaluator, members, x0, generator) for members in _members(bins, count)]
+    found = [
+        _of_bin(evaluator, members, x0, generator, labels) for members in _members(bins, count)
+    ]
     norm, variance = np.array(found, dtype=np.float64).T
     return GradientNoise(norm, variance)
 
@@ -43,7 +50,11 @@ def _members(bins: Tensor, count: int) -> list[Tensor]:
 
 
 def _of_bin(
-    evaluator: Evaluator, members: Tensor, x0: Tensor, generator: torch.Generator
+    evaluator: Evaluator,
+    members: Tensor,
+    x0: Tensor,
+    generator: torch.Generator,
+    labels: Tensor | None,
 ) -> tuple[float, float]:
     """Norm and variance; keeps the sum of the groups' gradients only, not all of them."""
     if not len(members):
@@ -52,7 +63,8 @@ def _of_bin(
     t, noise = members[drawn], torch.randn(x0.shape, generator=generator, device=x0.device)
     total, squares = torch.zeros((), device=x0.device), 0.0
     for part in torch.arange(len(x0), device=x0.device).chunk(GROUPS):
-        gradient = evaluator.gradient(x0[part], t[part], noise[part])
+        told = None if labels is None else labels[part]
+        gradient = evaluator.gradient(x0[part], t[part], noise[part], told)
         total, squares = total + gradient, squares + float(gradient.square().sum())
     mean = float((total / GROUPS).square().sum())
     spread = max(0.0, squares - GROUPS * mean) / (GROUPS - 1)

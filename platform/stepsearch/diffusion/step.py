@@ -25,16 +25,18 @@ def errors(
     noise: Tensor,
     level: Tensor,
     precision: Precision = "float32",
+    labels: Tensor | None = None,
 ) -> Tensor:
     """The mean squared error of the denoiser's own target for every image, float32 [n].
 
-    `level` are timesteps, or between them where the process jitters. Only the network
-    computes in `precision`.
+    `level` are timesteps, or between them where the process jitters; `labels` [n] are what a
+    denoiser with classes is told. Only the network computes in `precision`.
     """
     x_t = process.add_noise(x0, noise, level)
     target = process.target(x0, noise, level, prediction_type)
+    condition = {} if labels is None else {"class_labels": labels}
     with autocast(precision, x_t.device):
-        output = network(x_t, process.time(level)).sample
+        output = network(x_t, process.time(level), **condition).sample
     return F.mse_loss(output.float(), target, reduction="none").flatten(1).mean(1)
 
 
@@ -53,41 +55,44 @@ class Evaluator:
     most: int
 
     @torch.no_grad()
-    def losses(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def losses(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """The errors of m images, [m], with dropout off."""
         size = self.workers.size
         share = -(-len(t) // size)
         with self._still():
-            mine = [self._errors(*part) for part in self._parts(x0, t, noise, share)]
+            mine = [self._errors(*part) for part in self._parts(x0, t, noise, labels, share)]
         padded = torch.zeros(share, device=x0.device)
         if mine:
             found = torch.cat(mine)
             padded[: len(found)] = found
         return self.workers.gather(padded)[: len(t)]
 
-    def gradient(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def gradient(
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """The gradient of the mean error over m images as one vector, with dropout off."""
         weights = [p for p in self.denoiser.parameters() if p.requires_grad]
         total = torch.zeros(sum(p.numel() for p in weights), device=x0.device)
         share = -(-len(t) // self.workers.size)
         with self._still():
-            for part in self._parts(x0, t, noise, share):
+            for part in self._parts(x0, t, noise, labels, share):
                 loss = self._errors(*part).sum() / len(t)
                 gradients = torch.autograd.grad(loss, weights)
                 total += torch.cat([gradient.flatten() for gradient in gradients])
         return self.workers.sum(total)
 
-    def _errors(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        return errors(self.denoiser, self.process, self.prediction_type, x0, noise, t)
+    def _errors(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        process, target = self.process, self.prediction_type
+        return errors(self.denoiser, process, target, x0, noise, t, labels=labels)
 
     def _parts(
-        self, x0: Tensor, t: Tensor, noise: Tensor, share: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None, share: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
         """This worker's share of the images, in pieces."""
         end = min(len(t), (self.workers.rank + 1) * share)
         for first in range(self.workers.rank * share, end, self.most):
             part = slice(first, min(end, first + self.most))
-            yield x0[part], t[part], noise[part]
+            yield x0[part], t[part], noise[part], None if labels is None else labels[part]
 
     @contextmanager
     def _still(self) -> Iterator[None]:
@@ -110,6 +115,8 @@ class TrainingStep:
     noise: Tensor
     level: Tensor
     """Where x0 is noised: t, or near it where the process jitters."""
+    labels: Tensor | None
+    """What a denoiser with classes is told of x0, [n]."""
     generator: torch.Generator
     evaluator: Evaluator
     mine: Tensor | None = None
@@ -120,8 +127,11 @@ class TrainingStep:
             raise ValueError("the losses of a step are known after its update")
         return self.evaluator.workers.gather(self.mine)
 
-    def evaluate(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        return self.evaluator.losses(x0, t, noise)
+    def evaluate(self, rows: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        return self.evaluator.losses(self.x0[rows], t, noise, self._told(rows))
 
-    def gradient(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        return self.evaluator.gradient(x0, t, noise)
+    def gradient(self, rows: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        return self.evaluator.gradient(self.x0[rows], t, noise, self._told(rows))
+
+    def _told(self, rows: Tensor) -> Tensor | None:
+        return None if self.labels is None else self.labels[rows]

@@ -20,6 +20,7 @@ from stepsearch.diffusion.ema import MovingAverages
 from stepsearch.diffusion.execution import check_execution, check_precision, lay_out_channels_last
 from stepsearch.diffusion.flat import flatten_gradients, flatten_weights
 from stepsearch.diffusion.gradient_noise import GradientNoise, gradient_noise
+from stepsearch.diffusion.labels import check_label_dropout, drop, null_class
 from stepsearch.diffusion.loss import BINS, LossMeter, LossSummary, log_snr_bins
 from stepsearch.diffusion.loss_scale import loss_scale
 from stepsearch.diffusion.memory import reuse_freed_memory
@@ -43,9 +44,9 @@ class Training:
     """One training run that can stop after any step and go on elsewhere, bit for bit on a CPU.
 
     Minimises the mean over the batch of w_t ||target - denoiser(x_t, t)||^2 / dim with t drawn
-    from the strategy's density. Image indices, timesteps and noise are drawn for the global batch
-    on every worker alike and each worker takes its slice, so that the number of workers changes
-    the result by rounding only.
+    from the strategy's density. Image indices, timesteps, noise and the labels to drop are drawn
+    for the global batch on every worker alike and each worker takes its slice, so that the number
+    of workers changes the result by rounding only.
     """
 
     def __init__(
@@ -59,14 +60,16 @@ class Training:
         budget: int,
         seed: int,
         flip: bool = False,
+        labels: Tensor | None = None,
         workers: Workers = ALONE,
         slices: int = 1,
         starts: Sequence[int] = (),
         stages_apart: bool = False,
     ) -> None:
         """`images` are [N, C, H, W], uint8 or float32 in [-1, 1], with `flip` mirrored, too;
-        `budget`, in images, ends the lr_scheduler; `slices` is the gradient accumulation, which
-        changes the gradient by rounding only. A denoiser with stages has its second one, third
+        `labels`, int64 [N], are told to a denoiser with classes; `budget`, in images, ends the
+        lr_scheduler; `slices` is the gradient accumulation, which changes the gradient by rounding
+        only. A denoiser with stages has its second one, third
         ... from the timesteps `starts` on; with `stages_apart` each of several workers has one
         of them (see `StageParallel`).
 
@@ -78,6 +81,8 @@ class Training:
         process.config.check(config.prediction_type)
         check_precision(config.precision, workers.device)
         check_execution(config, denoiser, starts)
+        self._null = null_class(denoiser)
+        check_label_dropout(config.label_dropout, told=self._null is not None)
         reuse_freed_memory()
         self.config, self.process, self.strategy = config, process, strategy
         self.workers, self.budget, self.images_seen = workers, budget, 0
@@ -87,7 +92,8 @@ class Training:
         if config.gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]  # diffusers'
         self._share, self.slices, self._starts = self._parallel.share, slices, starts
-        self._batches = Batches(images, seed, workers.device, flip=flip)
+        told = None if self._null is None else labels
+        self._batches = Batches(images, seed, workers.device, flip=flip, labels=told)
         self._seed = seed
         self._generator = generator("training", seed, device=workers.device)
         self._dropout = Dropout(self.denoiser, seed, workers)
@@ -115,8 +121,8 @@ class Training:
         """The denoiser, compiled for slices of `most` images if the config says so."""
         if not self.config.compile:
             return self.denoiser
-        target, x0 = self.config.prediction_type, self._batches.take(0, most)
-        return compiled(self.denoiser, self.process, target, x0, self.config.precision)
+        target, (x0, labels) = self.config.prediction_type, self._batches.labelled(0, most)
+        return compiled(self.denoiser, self.process, target, x0, self.config.precision, labels)
 
     @property
     def ema(self) -> nn.Module:
@@ -143,10 +149,11 @@ class Training:
         Changes nothing; where there are several workers, all of them must ask for it.
         """
         bins, _ = log_snr_bins(self.process.log_snr)
-        x0 = self._batches.take(self.images_seen, images)
+        x0, labels = self._batches.labelled(self.images_seen, images)
         draws = generator("gradients", self._seed, self.images_seen, device=self.workers.device)
+        told = drop(labels, self.config.label_dropout, self._null, draws)
         places = torch.from_numpy(bins).to(self.workers.device)
-        return gradient_noise(self._evaluator, places, BINS, x0, draws)
+        return gradient_noise(self._evaluator, places, BINS, x0, draws, told)
 
     @property
     def shards(self) -> int:
@@ -176,11 +183,13 @@ class Training:
     def _step(self, meter: LossMeter) -> None:
         step = self._draw()
         self.strategy.before_update(step)
-        x0, t, noise, level = (v[self._share] for v in (step.x0, step.t, step.noise, step.level))
-        slices = list(zip(*(v.chunk(self.slices) for v in (x0, t, noise, level)), strict=True))
+        labels = () if step.labels is None else (step.labels,)
+        mine = [v[self._share] for v in (step.x0, step.t, step.noise, step.level, *labels)]
+        slices = list(zip(*(v.chunk(self.slices) for v in mine), strict=True))
+        share = len(mine[0])
         with self._dropout.at(self._steps):
-            losses = [self._backward(*part, of=len(t)) for part in slices[:-1]]
-            losses.append(self._backward(*slices[-1], of=len(t), last=True))
+            losses = [self._backward(*part, of=share) for part in slices[:-1]]
+            losses.append(self._backward(*slices[-1], of=share, last=True))
         grad_norm = self._update()
         step.mine = mse = torch.cat([mse for mse, _ in losses])
         self.strategy.after_update(step)
@@ -190,7 +199,15 @@ class Training:
         self.images_seen += self.config.batch_size
 
     def _backward(
-        self, x0: Tensor, t: Tensor, noise: Tensor, level: Tensor, *, of: int, last: bool = False
+        self,
+        x0: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        level: Tensor,
+        labels: Tensor | None = None,
+        *,
+        of: int,
+        last: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Add a slice's part of the gradient; its errors [n] and its part of the loss.
 
@@ -198,20 +215,21 @@ class Training:
         """
         with nullcontext() if last else self._parallel.alone():
             target, precision = self.config.prediction_type, self.config.precision
-            mse = errors(self._network, self.process, target, x0, noise, level, precision)
+            mse = errors(self._network, self.process, target, x0, noise, level, precision, labels)
             loss = (self.strategy.weights(t) * mse).mean() * (len(t) / of)
             torch.autograd.backward(self._scale.up(loss))
         return mse.detach(), loss.detach()
 
     def _draw(self) -> TrainingStep:
         """The next global batch."""
-        x0 = self._batches.take(self.images_seen, self.config.batch_size)
+        x0, labels = self._batches.labelled(self.images_seen, self.config.batch_size)
         t = self.strategy.draw_for(x0, self._generator)
         noise = torch.randn(x0.shape, generator=self._generator, device=x0.device)
         level = self.process.jitter(t, self._generator)
+        told = drop(labels, self.config.label_dropout, self._null, self._generator)
         progress = self.images_seen / self.budget
         return TrainingStep(
-            self._steps, progress, x0, t, noise, level, self._generator, self._evaluator
+            self._steps, progress, x0, t, noise, level, told, self._generator, self._evaluator
         )
 
     def _update(self) -> Tensor:

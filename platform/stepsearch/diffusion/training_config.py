@@ -34,6 +34,8 @@ class TrainingConfig(Config):
     ema_halflives: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), max_length=8)
     """Further averages, by the images in which a weight's share halves (EDM's convention): kept in
     the checkpoint and exported, not judged."""
+    label_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the images of which a denoiser with classes is told the null class."""
     prediction_type: PredictionType = "epsilon"
     """The denoiser's target: eps, v or x0 on vp, the velocity on flow, the network F on edm."""
     precision: Precision = "float32"

@@ -48,11 +48,12 @@ class Step(Protocol):
     def losses(self) -> Tensor:
         """The unweighted losses of the whole batch, [n]; known after the update."""
 
-    def evaluate(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The loss of each image under the weights of this moment, [m]; dropout is off."""
+    def evaluate(self, rows: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The losses of the batch's images `rows`, int64 [m], under the weights of this moment,
+        [m]; dropout is off."""
 
-    def gradient(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The gradient of the mean loss as one vector; dropout is off."""
+    def gradient(self, rows: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The gradient of the mean loss of these images as one vector; dropout is off."""
 
 
 class Strategy(ABC):

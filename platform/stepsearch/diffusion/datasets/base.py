@@ -33,6 +33,18 @@ class Dataset:
     """Whether each image is trained on as its mirror image, too."""
 
     @property
+    def classes(self) -> int:
+        """How many there are, from 0 on; 0 without labels."""
+        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+
+    @property
+    def class_shares(self) -> Tensor | None:
+        """The share of each class in the training images, float64 [classes]; sums to 1."""
+        if self.train_labels is None:
+            return None
+        return self.train_labels.bincount().double() / len(self.train_labels)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         channels, height, width = self.train.shape[1:]

@@ -13,6 +13,7 @@ from pydantic import Field
 from stepsearch.config import Config
 from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.noise import NoiseProcess
+from stepsearch.errors import UserError
 
 Channels = Annotated[int, Field(ge=1, le=4096)]
 
@@ -23,6 +24,13 @@ class DenoiserConfig(Config, ABC):
     @abstractmethod
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raise UserError unless there is such a network for images of `shape` (C, H, W)."""
+
+    def classes(self, data: Dataset) -> int:
+        """How many of the data's classes the network tells apart; 0: it is told none.
+
+        Raises UserError unless each image has a class that the network knows.
+        """
+        return 0
 
     def starts(self, data: Dataset, process: NoiseProcess) -> tuple[int, ...]:
         """The first timestep of each stage but the first; none where there are no stages."""
@@ -38,9 +46,25 @@ class DenoiserConfig(Config, ABC):
         """A network on the CPU for these images; its weights depend on `seed` only.
 
         The network maps (x_t [B, C, H, W], time [B]) to an object whose `sample` is
-        [B, C, H, W], like every unconditional network of diffusers. The time is t itself, int64,
-        or a float32 where the noise process has another. Raises UserError like `check`.
+        [B, C, H, W], like every unconditional network of diffusers; one with classes also takes
+        `class_labels`, int64 [B]. The time is t itself, int64, or a float32 where the noise
+        process has another. Raises UserError like `check`.
         """
+
+
+class Conditional(DenoiserConfig):
+    """A network that may be told the classes of the images."""
+
+    class_conditional: bool = False
+    """Tell the network each image's class, from a table with a row more, the null class."""
+
+    def classes(self, data: Dataset) -> int:
+        if self.class_conditional and data.train_labels is None:
+            raise UserError(
+                "denoiser.class_conditional must be false for images without labels, as"
+                f" {data.name!r}, got true"
+            )
+        return data.classes if self.class_conditional else 0
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from stepsearch.diffusion.datasets import Dataset
-from stepsearch.diffusion.denoisers.base import DenoiserConfig, initial_weights
+from stepsearch.diffusion.denoisers.base import Conditional, DenoiserConfig, initial_weights
 from stepsearch.diffusion.denoisers.presets import Preset
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.errors import UserError
@@ -55,10 +55,10 @@ class TransformerShape(DenoiserConfig):
             )
 
 
-class DiTConfig(TransformerShape, Preset):
+class DiTConfig(TransformerShape, Conditional, Preset):
     """The diffusion transformer (Peebles & Xie 2023) as diffusers' DiTTransformer2DModel.
 
-    Without classes, and it predicts no variance: one output channel for each of the image's.
+    It predicts no variance: one output channel for each of the image's.
     """
 
     PRESETS: ClassVar = {
@@ -75,16 +75,22 @@ class DiTConfig(TransformerShape, Preset):
     """Share of the activations that training drops in every block."""
 
     def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> UnconditionalDiT:
-        return self.build(data.shape, seed)
+        return self.build(data.shape, seed, self.classes(data))
 
-    def build(self, shape: tuple[int, int, int], seed: int) -> UnconditionalDiT:
-        """The network for images of `shape` (C, H, W). Raises UserError like `check`."""
-        from stepsearch.diffusion.denoisers.unconditional_dit import UnconditionalDiT
+    def build(self, shape: tuple[int, int, int], seed: int, classes: int = 0) -> UnconditionalDiT:
+        """The network for images of `shape` (C, H, W), and of so many classes if it is told them.
+
+        Raises UserError like `check`.
+        """
+        from stepsearch.diffusion.denoisers.unconditional_dit import (
+            ClassConditionalDiT,
+            UnconditionalDiT,
+        )
 
         self.check(shape)
         channels, side, _ = shape
         with initial_weights(seed):
-            network: UnconditionalDiT = UnconditionalDiT(
+            network: UnconditionalDiT = (ClassConditionalDiT if classes else UnconditionalDiT)(
                 sample_size=side,
                 in_channels=channels,
                 out_channels=channels,
@@ -93,6 +99,6 @@ class DiTConfig(TransformerShape, Preset):
                 num_attention_heads=self.heads,
                 attention_head_dim=self.head_width,
                 dropout=self.dropout,
-                num_embeds_ada_norm=0,
+                num_embeds_ada_norm=classes,
             )
         return network

@@ -29,6 +29,10 @@ class PretrainedConfig(DenoiserConfig):
         folder = network_folder(self.path)
         read_saved(folder).check(shape, folder)
 
+    def classes(self, data: Dataset) -> int:
+        folder = network_folder(self.path)
+        return read_saved(folder).told(data, folder)
+
     def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> torch.nn.Module:
         folder = network_folder(self.path)
         saved = read_saved(folder)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from stepsearch.config import Config
+from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.denoisers.base import Channels
 from stepsearch.diffusion.denoisers.dit import Layers
 from stepsearch.errors import UserError
@@ -21,6 +22,7 @@ _LARGEST_CONFIG = 2**16
 """Bytes of a config.json."""
 _LARGEST_GIB = 10
 """GiB of weights; diffusers cuts larger ones into several files."""
+_MOST_CLASSES = 100_000
 _FEWEST_BYTES = 2
 """Of a weight, in half precision."""
 
@@ -43,10 +45,34 @@ class SavedNetwork(Config, ABC):
     sample_size: Annotated[tuple[_Side, _Side], BeforeValidator(_twice)]
     quantization_config: None = None
 
-    @staticmethod
+    needs_labels: ClassVar[bool]
+    """Whether it cannot be called without them if it has classes."""
+
+    @property
     @abstractmethod
-    def network() -> Any:
+    def classes(self) -> int:
+        """Those that it knows besides the null class; 0: it is told none."""
+
+    @abstractmethod
+    def network(self) -> Any:
         """The class that loads it."""
+
+    def told(self, data: Dataset, folder: Path) -> int:
+        """How many of the data's classes it is told apart.
+
+        Raises UserError unless each image has a class that the network knows.
+        """
+        if data.classes > self.classes > 0:
+            raise UserError(
+                f"denoiser.path must be a network that knows the data set's {data.classes}"
+                f" classes, got {self.classes} and the null class: {folder}"
+            )
+        if self.classes and self.needs_labels and data.train_labels is None:
+            raise UserError(
+                "denoiser.path must be a network without classes for images without labels, as"
+                f" {data.name!r}, got {self.classes} classes: {folder}"
+            )
+        return data.classes if self.classes else 0
 
     def check(self, shape: tuple[int, int, int], folder: Path) -> None:
         """Raise UserError unless it maps images of `shape` (C, H, W) to such images."""
@@ -65,44 +91,64 @@ class SavedNetwork(Config, ABC):
 
 
 class SavedUNet(SavedNetwork):
-    """UNet2DModel without classes, told the time by sines: those go between timesteps."""
+    """UNet2DModel told the time by sines: those go between timesteps. The last of its classes is
+    the null one."""
+
+    needs_labels: ClassVar[bool] = True
 
     block_out_channels: tuple[Channels, ...] = Field(min_length=1, max_length=8)
     layers_per_block: int = Field(default=2, ge=1, le=8)
     time_embedding_type: Literal["positional"] = "positional"
     time_embedding_dim: Annotated[int, Field(ge=1, le=16_384)] | None = None
     class_embed_type: None = None
-    num_class_embeds: None = None
+    num_class_embeds: Annotated[int, Field(ge=2, le=_MOST_CLASSES + 1)] | None = None
 
-    @staticmethod
-    def network() -> Any:
+    @property
+    def classes(self) -> int:
+        return 0 if self.num_class_embeds is None else self.num_class_embeds - 1
+
+    def network(self) -> Any:
         from diffusers import UNet2DModel
 
         return UNet2DModel
 
 
 class SavedDiT(SavedNetwork):
-    """DiTTransformer2DModel; of one with classes, the null class is trained on."""
+    """DiTTransformer2DModel; one with classes is told the null one for images without labels."""
+
+    needs_labels: ClassVar[bool] = False
 
     num_layers: Layers
     num_attention_heads: int = Field(ge=1, le=64)
     attention_head_dim: int = Field(ge=1, le=256)
     patch_size: int = Field(ge=1, le=64)
-    num_embeds_ada_norm: int = Field(ge=0, le=100_000)
+    num_embeds_ada_norm: int = Field(ge=0, le=_MOST_CLASSES)
 
-    @staticmethod
-    def network() -> Any:
-        from stepsearch.diffusion.denoisers.unconditional_dit import UnconditionalDiT
+    @property
+    def classes(self) -> int:
+        return self.num_embeds_ada_norm
 
-        return UnconditionalDiT
+    def network(self) -> Any:
+        from stepsearch.diffusion.denoisers import unconditional_dit as transformers
+
+        return transformers.ClassConditionalDiT if self.classes else transformers.UnconditionalDiT
+
+
+class SavedUnconditionalDiT(SavedDiT):
+    """The null class alone, also where the network once had others."""
+
+    @property
+    def classes(self) -> int:
+        return 0
 
 
 SAVED: dict[str, type[SavedNetwork]] = {
     "UNet2DModel": SavedUNet,
     "DiTTransformer2DModel": SavedDiT,
-    "UnconditionalDiT": SavedDiT,
+    "UnconditionalDiT": SavedUnconditionalDiT,
+    "ClassConditionalDiT": SavedDiT,
 }
-"""By config.json's `_class_name`; the last is what a `dit` is exported as."""
+"""By config.json's `_class_name`; the last two are what a `dit` is exported as."""
 
 
 def network_folder(path: Path) -> Path:

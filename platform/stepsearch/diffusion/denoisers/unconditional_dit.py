@@ -1,4 +1,4 @@
-"""diffusers' diffusion transformer without classes.
+"""diffusers' diffusion transformer without classes, and with classes that nothing drops.
 
 This file needs torch and diffusers only: it goes with every exported pipeline, which diffusers
 loads with `trust_remote_code=True`.
@@ -55,6 +55,36 @@ class UnconditionalDiT(DiTTransformer2DModel):
         time = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         null = torch.full_like(time, self.config.num_embeds_ada_norm, dtype=torch.int64)
         return super().forward(sample, time, null, return_dict=return_dict)
+
+
+class ClassConditionalDiT(UnconditionalDiT):
+    """The same, told the class of each image; without one, or with `null_class`, the null one.
+
+    In training, DiTTransformer2DModel drops a tenth of the labels itself, by torch's global
+    generator and differently in every block. Here they stay what they are: whoever trains it drops
+    labels, or does not.
+    """
+
+    @property
+    def null_class(self) -> int:
+        """The label of the null class; those below it are the classes."""
+        classes: int = self.config.num_embeds_ada_norm
+        return classes
+
+    def forward(  # type: ignore[override]
+        self,
+        sample: Tensor,
+        timestep: Any,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """The output for images [N, C, H, W] of classes [N]."""
+        if class_labels is None:
+            return super().forward(sample, timestep, return_dict=return_dict)
+        time = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        return DiTTransformer2DModel.forward(
+            self, sample, time, class_labels, return_dict=return_dict
+        )
 
 
 def _initialise(module: nn.Module) -> None:

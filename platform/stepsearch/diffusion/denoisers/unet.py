@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from stepsearch.diffusion.datasets import Dataset
-from stepsearch.diffusion.denoisers.base import Channels, DenoiserConfig, initial_weights
+from stepsearch.diffusion.denoisers.base import (
+    Channels,
+    Conditional,
+    DenoiserConfig,
+    initial_weights,
+)
 from stepsearch.diffusion.denoisers.presets import Preset
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.errors import UserError
@@ -54,7 +59,7 @@ class UNetShape(DenoiserConfig):
             )
 
 
-class UNetConfig(UNetShape, Preset):
+class UNetConfig(UNetShape, Conditional, Preset):
     """The DDPM U-Net (Ho et al. 2020) as diffusers' UNet2DModel, halving the image each level."""
 
     PRESETS: ClassVar = {
@@ -116,10 +121,13 @@ class UNetConfig(UNetShape, Preset):
         return self
 
     def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> UNet2DModel:
-        return self.build(data.shape, seed)
+        return self.build(data.shape, seed, self.classes(data))
 
-    def build(self, shape: tuple[int, int, int], seed: int) -> UNet2DModel:
-        """The network for images of `shape` (C, H, W). Raises UserError like `check`."""
+    def build(self, shape: tuple[int, int, int], seed: int, classes: int = 0) -> UNet2DModel:
+        """The network for images of `shape` (C, H, W), and of so many classes if it is told them.
+
+        Raises UserError like `check`.
+        """
         from diffusers import UNet2DModel  # seconds, which checking a search need not take
 
         self.check(shape)
@@ -138,6 +146,7 @@ class UNetConfig(UNetShape, Preset):
                 add_attention=self.attention == "mid",
                 attention_head_dim=self.head_width,
                 dropout=self.dropout,
+                num_class_embeds=classes + 1 if classes else None,
                 **_DETAILS[self.details],
             )
 

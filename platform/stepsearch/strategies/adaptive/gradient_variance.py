@@ -70,8 +70,10 @@ class GradientVariance(LearnedStrategy):
         """
         h = max(1, len(step.x0) // 2)
         gradients = []
-        for half in (step.x0[:h], step.x0[-h:]):
-            noise = torch.randn(half.shape, generator=step.generator, device=half.device)
+        rows = torch.arange(len(step.x0), device=step.x0.device)
+        for half in (rows[:h], rows[-h:]):
+            shape = h, *step.x0.shape[1:]
+            noise = torch.randn(shape, generator=step.generator, device=rows.device)
             gradients.append(step.gradient(half, t.expand(h), noise))
         difference = (gradients[0] - gradients[1]).double()
         return h * difference.square().sum()[None] / 2 * self.base_weight[t] ** 2

@@ -23,11 +23,11 @@ class Probe:
         `images` at each of the timesteps `selected`. `coefficients` is c_t, [T]."""
         device = step.x0.device
         one = torch.randint(len(step.x0), (1,), generator=step.generator, device=device)
-        shown = step.x0[one].expand(len(grid), *step.x0.shape[1:])
-        probed = step.x0[:images]
-        self._x0 = torch.cat([shown, probed.repeat_interleave(len(selected), 0)])
+        probed = torch.arange(len(step.x0), device=device)[:images]
+        self._rows = torch.cat([one.expand(len(grid)), probed.repeat_interleave(len(selected))])
         self._t = torch.cat([grid, selected.repeat(len(probed))])
-        self._noise = torch.randn(self._x0.shape, generator=step.generator, device=device)
+        shape = len(self._t), *step.x0.shape[1:]
+        self._noise = torch.randn(shape, generator=step.generator, device=device)
         self._scale = coefficients[self._t] / math.log(2)
         self._row, self._selected = len(grid), len(selected)
         self._before = self._bits(step)
@@ -40,4 +40,4 @@ class Probe:
         return row, rewards.view(-1, self._selected).mean(1)
 
     def _bits(self, step: Step) -> Tensor:
-        return self._scale * step.evaluate(self._x0, self._t, self._noise).double()
+        return self._scale * step.evaluate(self._rows, self._t, self._noise).double()
