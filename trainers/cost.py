@@ -48,6 +48,7 @@ def measure(training: Training, sampler: SamplerConfig, judge: JudgeConfig, data
             shape=data.shape,
             prediction_type=training.config.prediction_type,
             seed=0,
+            class_shares=data.class_shares,
             workers=training.workers,
         )
 

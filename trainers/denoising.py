@@ -14,12 +14,14 @@ from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
 from stepsearch.diffusion.execution import check_execution
+from stepsearch.diffusion.labels import check_label_dropout
 from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
 from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
 from stepsearch.evaluation.judge_config import JudgeConfig, score_names
+from stepsearch.sampling.guidance import check_guidance
 from stepsearch.sampling.sampler import SamplerConfig
 from stepsearch.search.trial import Cost, Run, TrainerFacts
 from stepsearch.strategies import AnyStrategy, PredictionType, Strategy, UniformConfig
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class DenoisingConfig(Config):
-    """An unconditional denoiser on a data set; spaces vary `strategy`, or any other field."""
+    """A denoiser on a data set; spaces vary `strategy`, or any other field."""
 
     kind: Literal["denoising"] = "denoising"
     dataset: AnyDataset = DigitsConfig()
@@ -83,6 +85,9 @@ class DenoisingConfig(Config):
                 )
         check_judge(self.judge, data)
         self.denoiser.check(data.shape)
+        told, dropped = self.denoiser.classes(data) > 0, self.training.label_dropout
+        check_label_dropout(dropped, told=told)
+        check_guidance(self.sampler.guidance, told=told, null_trained=dropped > 0)
         self.noise.check(self._target)
         if self.training.compile or self.training.gradient_checkpointing:
             network = self.denoiser.build_for(data, process, seed=0)
@@ -136,6 +141,7 @@ class DenoisingConfig(Config):
             budget=budget,
             seed=seed,
             flip=data.flip,
+            labels=data.train_labels,
             workers=workers,
             slices=slices,
             starts=self.denoiser.starts(data, process),
@@ -207,6 +213,7 @@ class DenoisingConfig(Config):
             leaderboard=leaderboard,
             provenance=Provenance(**{**provenance, **scores}),
             averages=training.averages,
+            class_shares=self.dataset.load().class_shares,
         )
         write_bundle(out, bundle, seed=SAMPLING_SEED)
 

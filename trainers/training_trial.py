@@ -96,15 +96,16 @@ def _evaluate(
     report: Report,
 ) -> dict[str, float]:
     """Scores of images drawn with the EMA denoiser; a picture of some is left behind."""
-    denoiser, shape = training.ema, config.dataset.load().shape
+    denoiser, data = training.ema, config.dataset.load()
     images = generate(
         denoiser,
         training.process,
         config.sampler,
         config.judge.samples,
-        shape=shape,
+        shape=data.shape,
         prediction_type=config.training.prediction_type,
         seed=SAMPLING_SEED,
+        class_shares=data.class_shares,
         workers=workers,
         tick=lambda: report.progress(training.images_seen),  # a sign of life
     )
@@ -115,7 +116,8 @@ def _evaluate(
     sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
     judge = judge_of(config.judge, config.dataset, trial.cache, workers.device)
     scores, target = judge.score(images), config.training.prediction_type
-    return {**scores, **drawing_cost(denoiser, training.process, config.sampler, target, shape)}
+    cost = drawing_cost(denoiser, training.process, config.sampler, target, data.shape)
+    return {**scores, **cost}
 
 
 def _summary(

@@ -49,8 +49,8 @@ IN_THE_FILE = [
     ("lanes.share=2", "lanes.share must be at most 1, got 2"),
     ("trainer.training.batchsize=1", "trainer.training.batchsize is not a known key; did you mean "
      "'batch_size'? (known keys: accumulation, batch_size, channels_last, compile, ema_decay, "
-     "ema_halflives, grad_clip, gradient_checkpointing, lr, lr_scheduler, precision, "
-     "prediction_type, warmup_steps, weight_decay)"),
+     "ema_halflives, grad_clip, gradient_checkpointing, label_dropout, lr, lr_scheduler, "
+     "precision, prediction_type, warmup_steps, weight_decay)"),
     ("trainer.training.precision=fp16", "trainer.training.precision must be one of 'float32', "
      "'bfloat16' or 'float16', got 'fp16'"),
     ("trainer.training.ema_halflives=[500, 0]", "trainer.training.ema_halflives[1] must be at "
@@ -104,6 +104,18 @@ IN_THE_FILE = [
      "'ddpm_256' or 'ldm_celebahq', got 'ddpm'"),
     ("trainer.denoiser={kind: dit, layers: 0}",
      "trainer.denoiser.layers must be at least 1, got 0"),
+    ("trainer.denoiser.class_conditional=10",
+     "trainer.denoiser.class_conditional must be true or false, got 10"),
+    ("trainer.denoiser={kind: multistage_unet, class_conditional: true}",
+     "trainer.denoiser.class_conditional is not a known key (known keys: attention, boundaries, "
+     "channels, decoders, groups, kind, layers, stages_a_worker)"),
+    ("trainer.training.label_dropout=0.1",
+     "training.label_dropout must be 0 for a denoiser without classes, got 0.1"),
+    ("trainer.sampler.guidance=2",
+     "sampler.guidance must be 1 for a denoiser without classes, got 2"),
+    ("trainer={denoiser: {class_conditional: true}, sampler: {guidance: 1.5}, "
+     "training: {batch_size: 32}}", "sampler.guidance must be 1 where training.label_dropout is "
+     "0, so that the null class is not trained, got 1.5"),
     ("trainer.denoiser={kind: pretrained}", "trainer.denoiser.path is required"),
     ("trainer.denoiser={kind: pretrained, path: searches}", "denoiser.path must hold a "
      "config.json, also in unet/ or transformer/, got '{cwd}/searches'"),

@@ -40,6 +40,7 @@ def make_bundle() -> Callable[..., Bundle]:
         config: StrategyConfig | None = None,
         boundaries: tuple[float, ...] = (),
         transformer: bool = False,
+        class_conditional: bool = False,
         **changes: Any,
     ) -> Bundle:
         noise = {"kind": "vp"} | (noise or {})
@@ -53,6 +54,8 @@ def make_bundle() -> Callable[..., Bundle]:
             )
         elif transformer:
             denoiser = DiTConfig(layers=2)
+        if class_conditional:
+            denoiser = denoiser.model_copy(update={"class_conditional": True})
         data = DigitsConfig().load()
         starts = denoiser.starts(data, process)
         network = denoiser.build_for(data, process, seed=0)
@@ -84,7 +87,8 @@ def make_bundle() -> Callable[..., Bundle]:
                 versions={"torch": torch.__version__},
             ),
         }
-        return Bundle(**parts | changes)
+        shares = data.class_shares if class_conditional else None
+        return Bundle(**{**parts, "class_shares": shares, **changes})
 
     return make
 

@@ -78,7 +78,7 @@ def test_all_files_have_the_same_permissions(folder):
 def test_every_noise_process_has_a_pipeline_and_a_card():
     assert set(_PIPELINES) == set(PROCESSES) == set(_TAGS)
     pairs = {(kind, sampler) for kind, samplers in SCHEDULERS.items() for sampler in samplers}
-    assert set(_SCHEDULERS) == {pair for pair in pairs if pair[0] != "vp"}
+    assert set(_SCHEDULERS) == pairs
 
 
 def test_the_recipe_is_kept_as_it_is(folder, bundle):

@@ -199,6 +199,8 @@ def test_a_number_of_steps_that_does_not_divide_t_is_refused(process: NoiseProce
         ({"clip_sample": "maybe"}, "clip_sample must be true or false, got 'maybe'"),
         ({"eta": -0.1}, "eta must be at least 0, got -0.1"),
         ({"eta": 1.5}, "eta must be at most 1, got 1.5"),
+        ({"guidance": -1}, "guidance must be at least 0, got -1"),
+        ({"guidance": 101}, "guidance must be at most 100, got 101"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"steps": 10}, "steps is not a known key"),
     ],

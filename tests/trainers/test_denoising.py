@@ -21,6 +21,7 @@ from stepsearch.search.trial import Trial
 from stepsearch.strategies import strategy
 from trainers import trainer
 from trainers.rows import last_strategy, read_rows
+from trainers.stages import drawing_cost
 from trainers.training_trial import CHECKPOINT, run
 
 MILESTONES = (64, 128, 192)
@@ -164,6 +165,49 @@ def test_a_denoiser_with_stages_is_trained_judged_counted_and_exported(tmp_path:
         provenance={**origin, "metrics": metrics, "baseline": {}},
     )
     assert (tmp_path / "bundle" / "pipeline" / "unet" / "multistage.py").exists()
+
+
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_a_denoiser_with_classes_is_trained_guided_counted_and_exported(
+    kind: str, tmp_path: Path
+) -> None:
+    """Its bundle's pipeline is the start of the next trial, which is told classes, too."""
+    small = {
+        "training": {"batch_size": 32, "warmup_steps": 2, "label_dropout": 0.2},
+        "sampler": {"num_steps": 2, "guidance": 1.5},
+        "judge": {"samples": 32, "classifier": {"budget": 1000}},
+    }
+    size = {"unet": {"channels": [8, 16]}, "dit": {"layers": 1, "head_width": 8}}[kind]
+    config = trainer(denoiser={"kind": kind, "class_conditional": True, **size}, **small)
+    config.check(workers=1)
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    listener = Listener(last=64)
+    run(Trial(0, config, 0, (64,), folder, tmp_path), listener)
+    metrics = listener.heard[64]
+    assert all(math.isfinite(value) for value in metrics.values())
+    denoiser = config.training_for(0, 64).denoiser
+    process, shape = config.noise.build(), (1, 8, 8)
+    plain = config.sampler.model_copy(update={"guidance": 1.0})
+    once = drawing_cost(denoiser, process, plain, "epsilon", shape)["gflops_image"]
+    assert metrics["gflops_image"] == 2 * once > 0
+    origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
+    config.export(
+        tmp_path / "bundle",
+        trial=folder,
+        budget=64,
+        recipe="",
+        leaderboard=pd.DataFrame({"trial": [0]}),
+        provenance={**origin, "metrics": metrics, "baseline": {}},
+    )
+    assert "guidance_scale=1.5" in (tmp_path / "bundle" / "README.md").read_text()
+    saved = {"kind": "pretrained", "path": str(tmp_path / "bundle" / "pipeline")}
+    further = trainer(denoiser=saved, **small)
+    further.check(workers=1)
+    start = further.training_for(0, budget=64).denoiser.state_dict()
+    averaged = config.loaded(folder / CHECKPOINT, 0, 64).ema.state_dict()
+    assert all(torch.equal(start[name], value) for name, value in averaged.items())
+    assert further.probe(gpu=False).step_s > 0
 
 
 def test_a_transformer_is_trained_exported_and_trained_on(tmp_path: Path) -> None:

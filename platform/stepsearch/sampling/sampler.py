@@ -11,10 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stepsearch.config import Config
+from stepsearch.diffusion.labels import null_class
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
+from stepsearch.sampling.guidance import Predict, labels_of, predictor
 from stepsearch.sampling.schedulers import SCHEDULERS, Scheduler
 from stepsearch.strategies.base import PredictionType
 
@@ -26,13 +28,22 @@ class SamplerConfig(Config):
     """On vp: DDIM (Song et al. 2021) or ancestral DDPM sampling (Ho et al. 2020). On edm: Euler
     steps or DPM-Solver++ 2M (Lu et al. 2022) over EDM's sigmas. On flow: Euler steps."""
     num_steps: int = Field(default=10, ge=1, le=10_000)
-    """Network evaluations an image; for ddim and ddpm a divisor of T."""
+    """Network evaluations an image, or half of them with guidance; for ddim and ddpm a divisor of
+    T."""
+    guidance: float = Field(default=1.0, ge=0, le=100)
+    """Of a denoiser with classes: how far its output goes from that of the null class towards that
+    of the image's. 1 is the image's, and none of the null class is asked for."""
     clip_sample: bool = True
     """Clip each step's prediction of x0 to [-1, 1]; euler and dpm never do."""
     eta: float = Field(default=0.0, ge=0, le=1)
     """DDIM's noise: 0 is deterministic, 1 as noisy as DDPM. Without effect on the others."""
     batch_size: int = Field(default=256, ge=1)
     """Images drawn at a time; changes them by rounding only."""
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network, for an image."""
+        return self.num_steps * (1 if self.guidance == 1 else 2)
 
     def check(self, process: NoiseProcess) -> None:
         """Raise UserError unless diffusers has this sampler for the process."""
@@ -69,19 +80,23 @@ def generate(
     shape: tuple[int, int, int],
     prediction_type: PredictionType,
     seed: int,
+    class_shares: Tensor | None = None,
     workers: Workers = ALONE,
     tick: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """n images [n, C, H, W] in [-1, 1], on the CPU of every worker.
 
-    `tick` is called after each batch, on all workers equally often.
+    A denoiser with classes draws them in the proportions `class_shares` [classes], those of its
+    data (see `labels_of`). `tick` is called after each batch, on all workers equally often.
 
-    All noise of image i comes from a generator of its own that depends on (seed, i) only, so
-    neither n, nor the batch size, nor the number of workers changes an image but by rounding.
-    Each worker draws an equally long run of images; a surplus beyond n is dropped.
+    All noise of image i comes from a generator of its own that depends on (seed, i) only, and its
+    class depends on i, so neither n, nor the batch size, nor the number of workers changes an
+    image but by rounding. Each worker draws an equally long run of images; a surplus beyond n is
+    dropped.
     """
     from diffusers.utils.torch_utils import randn_tensor
 
+    told = None if null_class(denoiser) is None else class_shares
     each = math.ceil(n / workers.size)
     start = workers.rank * each
     batches = []
@@ -90,14 +105,16 @@ def generate(
         noise = [generator("image", seed, i) for i in range(first, last)]
         x_T = randn_tensor((len(noise), *shape), generator=noise, device=workers.device)
         scheduler = diffusion_scheduler(process, config, prediction_type)
-        batches.append(denoise(denoiser, scheduler, x_T, noise, eta=config.eta))
+        labels = None if told is None else labels_of(told, first, last).to(workers.device)
+        predict = predictor(denoiser, labels, config.guidance)
+        batches.append(denoise(predict, scheduler, x_T, noise, eta=config.eta))
         tick()
     return _gather(torch.cat(batches), workers)[:n].cpu()
 
 
 @torch.no_grad()
 def denoise(
-    denoiser: nn.Module,
+    predict: Predict,
     scheduler: Scheduler,
     x_T: Tensor,
     noise: list[torch.Generator],
@@ -113,8 +130,7 @@ def denoise(
     x = x_T * scheduler.init_noise_sigma if scales else x_T
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, t) if scales else x
-        output = denoiser(seen, t).sample
-        x = scheduler.step(output, t, x, generator=noise, **options).prev_sample
+        x = scheduler.step(predict(seen, t), t, x, generator=noise, **options).prev_sample
     return x.clamp(-1, 1)
 
 

@@ -12,8 +12,7 @@ from stepsearch.sampling.sampler import SamplerConfig
 
 _CARD = Template("""\
 ---
-pipeline_tag: unconditional-image-generation
-tags: [diffusers, $tag, timestep-strategy]
+${task}tags: [diffusers, $tag, timestep-strategy]
 ---
 
 # $search, trial $trial: timesteps by `$family`
@@ -50,7 +49,7 @@ $drawing
 ## Train with the strategy
 
 `train_with_strategy.py` trains the same denoiser from new weights, on scikit-learn's digits or
-on your images:
+on your images$folders:
 
 ```sh
 python train_with_strategy.py --data my_images --out retrained
@@ -99,6 +98,20 @@ images = pipeline(batch_size=16, num_inference_steps=$steps).images
 
 The noise is removed by diffusers' `$scheduler`.""")
 
+_DRAW_CLASSES = Template("""\
+```python
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained("pipeline", trust_remote_code=True)
+images = pipeline(
+    class_labels=[0] * 8 + [1] * 8, guidance_scale=$guidance, num_inference_steps=$steps$eta
+).images
+```
+
+The classes are 0 to $last, and $null is none. `guidance_scale=1` is no guidance, and evaluates the
+denoiser once a step instead of twice. diffusers has no such pipeline for pixels: it is in
+`pipeline/class_conditional.py`, which `trust_remote_code=True` lets run. The noise is removed by
+diffusers' `$scheduler`.""")
+
 _OWN_CODE = {
     "multistage": """
 
@@ -112,6 +125,15 @@ gives it the null class; `DiTTransformer2DModel` itself loads `pipeline/unet` as
 }
 """By the file of the class that diffusers lacks."""
 
+_OWN_CODE_WITH_CLASSES = {
+    "unconditional_dit": """
+
+The denoiser is a `DiTTransformer2DModel` of diffusers whose labels nothing drops in training, in
+`pipeline/unet/unconditional_dit.py`; `DiTTransformer2DModel` itself loads `pipeline/unet` as it
+is.""",
+}
+"""The same for denoisers with classes."""
+
 _AVERAGES = Template("""
 
 `averages/` has the same denoiser with other averages of its weights, by the images in which a
@@ -123,6 +145,8 @@ pipeline.unet = type(pipeline.unet).from_pretrained("averages/$first")
 
 _TAGS = {"vp": "ddpm", "edm": "edm", "flow": "flow-matching"}
 _SCHEDULERS = {
+    ("vp", "ddim"): "DDIMScheduler",
+    ("vp", "ddpm"): "DDPMScheduler",
     ("edm", "euler"): "EDMEulerScheduler",
     ("edm", "dpm"): "EDMDPMSolverMultistepScheduler",
     ("flow", "euler"): "FlowMatchEulerDiscreteScheduler",
@@ -135,11 +159,13 @@ def card(
     sampler: SamplerConfig,
     *,
     own_code: str | None = None,
+    classes: int = 0,
     averages: Sequence[int] = (),
 ) -> str:
     """The text of README.md; `own_code` names the file of a class that diffusers lacks.
 
-    `averages` are the half-lives of those that are in the bundle beside the judged one.
+    `classes` is how many the denoiser is told apart, 0 if it is told none; `averages` are the
+    half-lives of those that are in the bundle beside the judged one.
     """
     origin = file.provenance
     return _CARD.substitute(
@@ -154,15 +180,29 @@ def card(
         verdict=_verdict(origin),
         metrics=_metrics(origin),
         sampler=_sampler(sampler),
+        task="" if classes else "pipeline_tag: unconditional-image-generation\n",
         tag=_TAGS[file.schedule.kind],
-        drawing=_drawing(file, sampler, own_code=own_code) + _others(averages),
+        drawing=_drawing(file, sampler, own_code, classes) + _others(averages),
+        folders=", in one folder a class" if classes else "",
         provenance=_table(("", ""), _origin(origin).items()),
     )
 
 
-def _drawing(file: StrategyFile, sampler: SamplerConfig, *, own_code: str | None) -> str:
+def _drawing(
+    file: StrategyFile, sampler: SamplerConfig, own_code: str | None, classes: int
+) -> str:
     """How diffusers draws images as `sampler` does."""
     steps, kind = sampler.num_steps, file.schedule.kind
+    if classes:
+        text = _DRAW_CLASSES.substitute(
+            guidance=f"{sampler.guidance:g}",
+            steps=steps,
+            eta=f", eta={sampler.eta}" if sampler.kind == "ddim" else "",
+            last=classes - 1,
+            null=classes,
+            scheduler=_SCHEDULERS[kind, sampler.kind],
+        )
+        return text + _OWN_CODE_WITH_CLASSES.get(own_code or "", "")
     where = '"pipeline", trust_remote_code=True' if own_code else '"pipeline"'
     after = _OWN_CODE[own_code] if own_code else ""
     if kind != "vp":
@@ -218,6 +258,8 @@ def _metrics(origin: Provenance) -> str:
 
 def _sampler(sampler: SamplerConfig) -> str:
     text = f"{_SAMPLERS[sampler.kind]} in {sampler.num_steps} steps"
+    if sampler.guidance != 1:
+        text += f" with guidance {sampler.guidance:g}"
     if sampler.kind in ("euler", "dpm"):
         return text
     eta = f", eta {sampler.eta:g}" if sampler.kind == "ddim" else ""

@@ -59,14 +59,24 @@ def target(strategy: dict[str, Any], x0: Tensor, noise: Tensor, a: Tensor, b: Te
     return x0 if kind == "sample" else noise
 
 
+def null_class(denoiser: ModelMixin) -> int | None:
+    """The label of no class for a denoiser that is told classes: the last that it knows."""
+    rows = denoiser.config.get("num_class_embeds")
+    return getattr(denoiser, "null_class", None) if rows is None else rows - 1
+
+
 def train(
     denoiser: ModelMixin,
     images: Tensor,
+    labels: Tensor | None,
     strategy: dict[str, Any],
     steps: int,
 ) -> None:
-    """Train `denoiser` on `images` [N, C, H, W] in [-1, 1] and leave it with averaged weights."""
-    settings, device = strategy["training"], denoiser.device
+    """Train `denoiser` on `images` [N, C, H, W] in [-1, 1] and leave it with averaged weights.
+
+    One with classes is told the `labels` [N], and of some images none.
+    """
+    settings, device, null = strategy["training"], denoiser.device, null_class(denoiser)
     table = levels(strategy["schedule"])
     p = torch.tensor(strategy["p"], dtype=torch.float64)
     w = torch.tensor(strategy["w"], dtype=torch.float32)
@@ -83,12 +93,18 @@ def train(
     )
     losses = []
     for step in range(1, steps + 1):
-        x0 = images[torch.randint(len(images), (settings["batch_size"],))]
+        chosen = torch.randint(len(images), (settings["batch_size"],))
+        x0, condition = images[chosen], {}
+        if labels is not None and null is not None:
+            dropped = torch.rand(len(x0)) < settings["label_dropout"]
+            told = labels[chosen].masked_fill(dropped, null)
+            condition = {"class_labels": told.to(device)}
         noise = torch.randn_like(x0)
         t = draw_timesteps(p, len(x0))  # instead of uniform ones
         a, b, time = table[:, t].view(3, -1, 1, 1, 1)
         goal = target(strategy, x0, noise, a, b).to(device)
-        output = denoiser((a * x0 + b * noise).to(device), time.flatten().to(device)).sample
+        x_t, time = (a * x0 + b * noise).to(device), time.flatten().to(device)
+        output = denoiser(x_t, time, **condition).sample
         mse = (output - goal).square().flatten(1).mean(1)
         loss = (w[t].to(device) * mse).mean()  # instead of mse.mean()
         loss.backward()
@@ -104,17 +120,22 @@ def train(
     ema.copy_to(parameters)
 
 
-def load_digits(channels: int, size: int) -> Tensor:
-    """scikit-learn's 1797 digits in [-1, 1]."""
+def load_digits(channels: int, size: int) -> tuple[Tensor, Tensor]:
+    """scikit-learn's 1797 digits in [-1, 1], and which they are."""
     if (channels, size) != (1, 8):
         raise SystemExit(f"--data is required: the denoiser draws {channels}x{size}x{size} images")
     from sklearn import datasets
 
-    return torch.from_numpy(datasets.load_digits().images).float().div(8).sub(1).unsqueeze(1)
+    digits = datasets.load_digits()
+    images = torch.from_numpy(digits.images).float().div(8).sub(1).unsqueeze(1)
+    return images, torch.from_numpy(digits.target)
 
 
-def load_images(folder: Path, channels: int, size: int) -> Tensor:
-    """All images below a folder in [-1, 1], cropped to squares and resized."""
+def load_images(folder: Path, channels: int, size: int) -> tuple[Tensor, Tensor | None]:
+    """All images below a folder in [-1, 1], cropped to squares and resized.
+
+    If all are in folders right below it, those are the classes, in alphabetical order.
+    """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise SystemExit(f"--data must be a folder with images, got {str(folder)!r}")
@@ -122,7 +143,18 @@ def load_images(folder: Path, channels: int, size: int) -> Tensor:
     for row, file in zip(pixels, files, strict=True):
         image = Image.open(file, formats=FORMATS).convert("L" if channels == 1 else "RGB")
         row[:] = np.asarray(ImageOps.fit(image, (size, size))).reshape(row.shape)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    names = [file.relative_to(folder).parts[0] for file in files]
+    if any(file.parent == folder for file in files):
+        return images, None
+    return images, torch.from_numpy(np.unique(names, return_inverse=True)[1])
+
+
+def check_classes(denoiser: ModelMixin, labels: Tensor | None) -> None:
+    """Stop unless a denoiser that is told classes knows those of the images."""
+    null, found = null_class(denoiser), 0 if labels is None else int(labels.max()) + 1
+    if null is not None and not 0 < found <= null:
+        raise SystemExit(f"--data must be 1 to {null} folders of images, one a class, got {found}")
 
 
 def arguments(steps: int) -> argparse.Namespace:
@@ -138,17 +170,18 @@ def main() -> None:
     strategy = json.loads((HERE / "strategy.json").read_text(encoding="utf-8"))
     args = arguments(strategy["provenance"]["images_seen"] // strategy["training"]["batch_size"])
     torch.manual_seed(args.seed)
-    own_class = any(HERE.glob("pipeline/unet/*.py"))  # which diffusers lacks
+    own_class = any(HERE.glob("pipeline/**/*.py"))  # which diffusers lacks
     pipeline = DiffusionPipeline.from_pretrained(HERE / "pipeline", trust_remote_code=own_class)
     denoiser = type(pipeline.unet).from_config(pipeline.unet.config)
     denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
     shape = denoiser.config.in_channels, denoiser.config.sample_size
-    images = load_images(args.data, *shape) if args.data else load_digits(*shape)
-    train(denoiser, images, strategy, args.steps)
+    images, labels = load_images(args.data, *shape) if args.data else load_digits(*shape)
+    check_classes(denoiser, labels)
+    train(denoiser, images, labels, strategy, args.steps)
     type(pipeline)(denoiser, pipeline.scheduler).save_pretrained(args.out)
     shutil.copyfile(HERE / "pipeline" / "model_index.json", args.out / "model_index.json")
-    for code in (HERE / "pipeline" / "unet").glob("*.py"):
-        shutil.copyfile(code, args.out / "unet" / code.name)
+    for code in (HERE / "pipeline").glob("**/*.py"):
+        shutil.copyfile(code, args.out / code.relative_to(HERE / "pipeline"))
     print(f"saved to {args.out}")
 
 

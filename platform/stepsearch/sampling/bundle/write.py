@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from diffusers import ConsistencyModelPipeline, DDPMPipeline, DiffusionPipeline, ModelMixin
+from torch import Tensor
 
 from stepsearch.diffusion.denoisers import unconditional_dit
+from stepsearch.diffusion.labels import null_class
 from stepsearch.diffusion.multistage import networks
 from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.diffusion.workers import Workers
 from stepsearch.figures import strategy_curves
 from stepsearch.pictures import sample_grid
+from stepsearch.sampling.bundle import class_conditional
 from stepsearch.sampling.bundle.card import card
+from stepsearch.sampling.bundle.class_conditional import ClassConditionalPipeline
 from stepsearch.sampling.bundle.strategy_file import Provenance, StrategyFile, strategy_file
 from stepsearch.sampling.files import new_folder
 from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
@@ -48,6 +52,8 @@ class Bundle:
     provenance: Provenance
     averages: Mapping[int, ModelMixin] = field(default_factory=dict)
     """The denoiser with the weights' other averages, by their half-lives in images."""
+    class_shares: Tensor | None = None
+    """Those of its data [classes], for a denoiser with classes."""
 
 
 def write_bundle(folder: Path, bundle: Bundle, *, seed: int = 0) -> Path:
@@ -77,7 +83,13 @@ def _fill(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
     _write_leaderboard(folder, bundle.leaderboard)
     shutil.copyfile(_SCRIPT, folder / _SCRIPT.name)
     averages = tuple(bundle.averages)
-    text = card(file, bundle.sampler, own_code=_own_code(bundle.denoiser), averages=averages)
+    text = card(
+        file,
+        bundle.sampler,
+        own_code=_own_code(bundle.denoiser),
+        classes=null_class(bundle.denoiser) or 0,
+        averages=averages,
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -90,16 +102,22 @@ _PIPELINES: dict[str, type[DiffusionPipeline]] = {
 
 
 def _write_pipeline(folder: Path, bundle: Bundle) -> None:
-    """The denoiser with the sampler's scheduler; with DDPM's for DDIM, which takes it over."""
+    """The denoiser with the sampler's scheduler; with DDPM's for DDIM, which takes it over, unless
+    the pipeline is one that takes any."""
     sampler, target = bundle.sampler, bundle.training.prediction_type
-    if sampler.kind == "ddim":
+    conditional = null_class(bundle.denoiser) is not None
+    kind = ClassConditionalPipeline if conditional else _PIPELINES[bundle.process.kind]
+    if sampler.kind == "ddim" and not conditional:
         sampler = sampler.model_copy(update={"kind": "ddpm"})
     scheduler = diffusion_scheduler(bundle.process, sampler, target)
-    pipeline = _PIPELINES[bundle.process.kind](unet=bundle.denoiser, scheduler=scheduler)
-    pipeline.save_pretrained(folder)
+    kind(unet=bundle.denoiser, scheduler=scheduler).save_pretrained(folder)
+    if conditional:
+        shutil.copy(class_conditional.__file__, folder)
+        _enter(folder, "_class_name", "class_conditional", kind.__name__)
     name = _own_code(bundle.denoiser)
     if name is not None:
-        _add_class(folder, name, type(bundle.denoiser).__name__)
+        shutil.copyfile(_CODE[name][1], folder / "unet" / f"{name}.py")
+        _enter(folder, "unet", name, type(bundle.denoiser).__name__)
 
 
 def _open_to_all(folder: Path) -> None:
@@ -120,12 +138,11 @@ def _own_code(denoiser: ModelMixin) -> str | None:
     return next((name for name, (kind, _) in _CODE.items() if isinstance(denoiser, kind)), None)
 
 
-def _add_class(folder: Path, code: str, name: str) -> None:
-    """Put a class that diffusers lacks where it looks with `trust_remote_code=True`."""
-    shutil.copyfile(_CODE[code][1], folder / "unet" / f"{code}.py")
+def _enter(folder: Path, key: str, code: str, name: str) -> None:
+    """Say where a class is that diffusers lacks; it looks there with `trust_remote_code=True`."""
     index = folder / "model_index.json"
     content = json.loads(index.read_text(encoding="utf-8"))
-    content["unet"] = [code, name]
+    content[key] = [code, name]
     index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -138,6 +155,7 @@ def _draw(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
         shape=_shape(bundle.denoiser),
         prediction_type=bundle.training.prediction_type,
         seed=seed,
+        class_shares=bundle.class_shares,
         workers=Workers(device=bundle.denoiser.device),
     )
     sample_grid(images.numpy(), _SAMPLES).save(folder / "samples.png")
