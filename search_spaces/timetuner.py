@@ -70,6 +70,11 @@ class TimeTunerSpace(SearchSpace):
                 raise UserError(
                     f"timetuner.samplers must add no noise where score is teacher, got {name}"
                 )
+            if case.guidance != 1 and not facts.guides:
+                raise UserError(
+                    "timetuner.samplers must have guidance 1 for a denoiser that learned no null "
+                    f"class, got {name}"
+                )
             try:
                 self._free(case, facts)
             except UserError as error:
@@ -133,4 +138,6 @@ def name_of(case: SolverConfig) -> str:
         extras[-1] += f"{case.eta:g}"
     if case.kind == "ddpm" and case.variance == "small":
         extras.append("small")
+    if case.guidance != 1:
+        extras.append(f"guidance{case.guidance:g}")
     return "-".join([case.kind, case.trajectory, *extras, str(case.num_steps)])

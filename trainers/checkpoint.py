@@ -39,6 +39,10 @@ class Trained:
     shape: tuple[int, int, int]
     load: Callable[[], nn.Module]
     """Its network, on the CPU, which requires no gradients; raises UserError."""
+    classes: int = 0
+    """Those that it is told apart; 0: it is told none."""
+    null_trained: bool = False
+    """Whether it has learned the null class, as far as is known."""
 
 
 class SearchCheckpoint(Config):
@@ -65,7 +69,7 @@ class SearchCheckpoint(Config):
                 f"checkpoint must have a variance-preserving process (noise.kind vp), "
                 f"got {config.noise.kind} of {self.name}"
             )
-        process = config.noise.build()
+        process, dataset = config.noise.build(), config.dataset.load()
 
         def load() -> nn.Module:
             result.folder.mirror.bring_trial(number, checkpoints=True)
@@ -78,8 +82,10 @@ class SearchCheckpoint(Config):
             process.scheduler_config(),
             process.alpha_bar,
             config.training.prediction_type,
-            config.dataset.load().shape,
+            dataset.shape,
             load,
+            config.denoiser.classes(dataset),
+            config.training.label_dropout > 0,
         )
 
     def _found(self) -> tuple[SearchResult, int]:
@@ -117,14 +123,14 @@ class FolderCheckpoint(Config):
         return self
 
     def look(self) -> Trained:
-        """Raises UserError unless it holds an unconditional UNet2DModel and a process of betas."""
+        """Raises UserError unless it holds a UNet2DModel and a process of betas."""
         pipeline = self.path / "pipeline" if (self.path / "pipeline").is_dir() else self.path
         unet = _settings(pipeline / "unet" / "config.json", self.path)
         scheduler = _settings(pipeline / "scheduler" / "scheduler_config.json", self.path)
-        classes = unet.get("class_embed_type") or unet.get("num_class_embeds")
-        if unet.get("_class_name") != "UNet2DModel" or classes:
-            kind = unet.get("_class_name", "no class") + (" with classes" if classes else "")
-            raise UserError(f"checkpoint must hold an unconditional UNet2DModel, got {kind}")
+        if unet.get("_class_name") != "UNet2DModel":
+            kind = unet.get("_class_name", "no class")
+            raise UserError(f"checkpoint must hold a UNet2DModel, got {kind}")
+        classes = _classes(unet)
         if "beta_schedule" not in scheduler:
             raise UserError(
                 "checkpoint must have a scheduler with betas, as DDPMScheduler has, "
@@ -137,6 +143,8 @@ class FolderCheckpoint(Config):
             scheduler.get("prediction_type", "epsilon"),
             _shape(unet),
             lambda: _load(pipeline / "unet"),
+            classes,
+            null_trained=classes > 0,
         )
 
 
@@ -179,6 +187,17 @@ def _shape(unet: dict[str, Any]) -> tuple[int, int, int]:
             f"got in_channels {channels!r} and sample_size {size!r}"
         )
     return found[0], found[1], found[2]
+
+
+def _classes(unet: dict[str, Any]) -> int:
+    """Those that it knows besides the null class, the last row of its table."""
+    rows, embedding = unet.get("num_class_embeds"), unet.get("class_embed_type")
+    if embedding is not None or not (rows is None or (isinstance(rows, int) and rows >= 2)):
+        raise UserError(
+            "checkpoint must hold a UNet2DModel with a table of 2 or more classes or none,"
+            f" got class_embed_type {embedding!r} and num_class_embeds {rows!r}"
+        )
+    return 0 if rows is None else rows - 1
 
 
 def _alpha_bar(noise: dict[str, Any]) -> FloatArray:

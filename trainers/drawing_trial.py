@@ -67,7 +67,8 @@ def _judge(trial: Trial, network: Network, drawn: Tensor, device: str) -> dict[s
     reference = untuned(config.untuned, trial.seed, len(drawn), device, trial.cache)
     _picture(trial, reference.images, drawn[:PICTURED], len(drawn))
     ratios = compared(config, found, reference.scores)
-    return {"nfe": float(network.solver.nfe)} | found | ratios
+    nfe = network.solver.nfe * config.sampler.evaluations_a_slot
+    return {"nfe": float(nfe)} | found | ratios
 
 
 def _keep_times(trial: Trial, network: Network, tau: Tensor, images: Tensor) -> None:

@@ -85,6 +85,11 @@ class TimeTunerConfig(Config):
                     f"score must be frechet, kid or energy for {sampler.kind}, whose steps add "
                     "noise, got 'teacher'"
                 )
+        if self.teacher.guidance != 1:
+            raise ValueError(
+                "teacher.guidance must be left out, as it is that of sampler, "
+                f"got {self.teacher.guidance:g}"
+            )
         return self
 
     @property
@@ -122,6 +127,7 @@ class TimeTunerConfig(Config):
             trained.alpha_bar,
             random_steps=self.score != "teacher",
             data=self.dataset.load,
+            guides=trained.null_trained,
         )
 
     def check(self, workers: int) -> None:
@@ -141,7 +147,7 @@ class TimeTunerConfig(Config):
         self._shifted()
         if self.score == "teacher":
             self.teacher.times(look(self.checkpoint).alpha_bar)
-        bench(self.checkpoint, self.dataset, torch.device("cpu"))
+        bench(self.checkpoint, self.dataset, torch.device("cpu")).check(self.sampler)
 
     def resolved(self) -> TimeTunerConfig:
         """With the number of the trial that is the earlier search's best one now, and the path of
@@ -262,6 +268,10 @@ class TimeTunerConfig(Config):
             "pixel_fd", pixel_fd, network, tuned.tau, seeds, budget, at.trained.shape
         )
         note = f"Found by trial {provenance['trial']} of the search {provenance['search']}."
-        write_tuned(out, network, at.denoiser, self.sampler, tuned, verdict, note=note)
+        write_tuned(
+            *(out, network, at.denoiser, self.sampler, tuned, verdict),
+            guidance_scale=self.sampler.guidance if at.trained.classes else None,
+            note=note,
+        )
         (out / "search.yaml").write_text(recipe, encoding="utf-8")
         leaderboard.to_csv(out / "leaderboard.csv", index=False)

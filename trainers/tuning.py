@@ -16,19 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepsearch.diffusion.datasets import AnyDataset
+from stepsearch.diffusion.datasets import AnyDataset, Dataset
 from stepsearch.diffusion.workers import Workers
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import one_at_a_time
 from stepsearch.evaluation.distances import energy_distance
 from stepsearch.evaluation.judge import pixel_features
 from stepsearch.pixels import scaled
+from stepsearch.sampling.guidance import check_guidance, predictor
 from stepsearch.sampling.timetuner import (
     EndToEndConfig,
     GradientConfig,
     Network,
     ShiftedTimes,
     SolverConfig,
+    by_class,
     check_times,
     draw,
     evaluate,
@@ -64,14 +66,25 @@ class Bench:
     denoiser: nn.Module
     images: Tensor
     """Clean ones, to tune on."""
+    labels: Tensor | None
+    """Their classes, where the denoiser is told them."""
     device: torch.device
 
     def network(self, sampler: SolverConfig, scope: Literal["embedding", "full"]) -> Network:
         """The network under a sampler. Raises UserError where that cannot run."""
+        self.check(sampler)
         run = evaluate(self.denoiser)
+        if self.labels is not None:
+            run = by_class(self.denoiser, sampler.guidance)
         gamma = self._gamma(sampler) if sampler.kind in _ANALYTIC else None
         solver = sampler.build(self.trained.noise, self.trained.prediction_type, gamma)
-        return Network(run, solver, scope)
+        return Network(run, solver, scope, labels=self.labels)
+
+    def check(self, sampler: SolverConfig) -> None:
+        """Raise UserError for guidance that the denoiser was not trained for."""
+        trained = self.trained
+        told, null_trained = trained.classes > 0, trained.null_trained
+        check_guidance(sampler.guidance, told=told, null_trained=null_trained)
 
     def _gamma(self, sampler: SolverConfig) -> Tensor:
         """E||eps||^2 / d at the nominal timesteps, on images of the data."""
@@ -79,10 +92,12 @@ class Bench:
         images = self.images[:_GAMMA_IMAGES]
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
         kind = self.trained.prediction_type
+        labels = None if self.labels is None else self.labels[: len(images)]
+        predict = predictor(self.denoiser, labels, sampler.guidance)
 
         def eps(x: Tensor, t: int) -> Tensor:
             alpha, sigma = float(alpha_bar[t].sqrt()), float((1 - alpha_bar[t]).sqrt())
-            output: Tensor = self.denoiser(x, torch.tensor(float(t), device=x.device)).sample
+            output = predict(x, torch.tensor(float(t), device=x.device))
             if kind == "epsilon":
                 return output
             v = kind == "v_prediction"
@@ -101,11 +116,28 @@ def bench(checkpoint: AnyCheckpoint, dataset: AnyDataset, device: torch.device) 
             f"dataset must have images {list(trained.shape)}, which the checkpoint draws, "
             f"got {list(data.shape)}"
         )
+    labels = _labels(trained, data)
     denoiser = trained.load().to(device)
     images = scaled(data.train).to(device)
+    found = Bench(trained, denoiser, images, None if labels is None else labels.to(device), device)
+    some, run, told = images[:2], evaluate(denoiser), None
+    if found.labels is not None:
+        run, told = by_class(denoiser), found.labels[:2]
     with torch.no_grad():
-        check_times(evaluate(denoiser), images[:2], T=len(trained.alpha_bar))
-    return Bench(trained, denoiser, images, device)
+        check_times(run, some, len(trained.alpha_bar), told)
+    return found
+
+
+def _labels(trained: Trained, data: Dataset) -> Tensor | None:
+    """What the denoiser is told of the images. Raises UserError for others than it knows."""
+    if not trained.classes:
+        return None
+    if not 0 < data.classes <= trained.classes:
+        raise UserError(
+            f"dataset must have labels of the {trained.classes} classes that the checkpoint knows,"
+            f" got {data.classes or 'none'}"
+        )
+    return data.train_labels
 
 
 @dataclass(frozen=True)
@@ -237,7 +269,8 @@ def untuned(config: TimeTunerConfig, seed: int, n: int, device: str, cache: Path
 @lru_cache(maxsize=4)
 def _teacher(config: TimeTunerConfig, seed: int, n: int, device: str) -> Tensor:
     at = bench(config.checkpoint, config.dataset, torch.device(device))
-    network = at.network(config.teacher, "embedding")
+    guided = config.teacher.model_copy(update={"guidance": config.sampler.guidance})
+    network = at.network(guided, "embedding")
     return _draw(at, network, seed, n)
 
 

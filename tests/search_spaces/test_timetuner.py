@@ -52,6 +52,19 @@ def build(member: Any, point: FixedPoint, facts: TrainerFacts) -> tuple[SolverCo
     return times_of(member.suggest(FixedTrial(dict(point.params)), facts))
 
 
+def test_guidance_is_a_case_of_its_own_for_a_denoiser_that_learned_no_class_too() -> None:
+    guided = space(SINGLE | {"samplers": [{"guidance": 2}, {"guidance": 3.5}, {}]})
+    names = ["ddim-trailing-guidance2-5", "ddim-trailing-guidance3.5-5", "ddim-trailing-5"]
+    assert list(guided.cases) == names
+    guided.check(TrainerFacts("timetuner", ALPHA_BAR, guides=True))
+    with pytest.raises(UserError) as caught:
+        guided.check(TrainerFacts("timetuner", ALPHA_BAR))
+    assert str(caught.value) == (
+        "timetuner.samplers must have guidance 1 for a denoiser that learned no null class, got"
+        " ddim-trailing-guidance2-5"
+    )
+
+
 def test_the_first_trials_are_untuned_to_the_last_bit(facts: TrainerFacts) -> None:
     member = space(SEVERAL)
     points = member.fixed(facts)

@@ -122,9 +122,13 @@ def test_a_pipeline_and_a_bundle_around_it_are_the_same(
     ("file", "change", "line"),
     [
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"},
-         "checkpoint must hold an unconditional UNet2DModel, got UNet2DConditionModel"),
-        ("unet/config.json", {"num_class_embeds": 10},
-         "checkpoint must hold an unconditional UNet2DModel, got UNet2DModel with classes"),
+         "checkpoint must hold a UNet2DModel, got UNet2DConditionModel"),
+        ("unet/config.json", {"class_embed_type": "timestep"},
+         "checkpoint must hold a UNet2DModel with a table of 2 or more classes or none, got "
+         "class_embed_type 'timestep' and num_class_embeds None"),
+        ("unet/config.json", {"num_class_embeds": 1},
+         "checkpoint must hold a UNet2DModel with a table of 2 or more classes or none, got "
+         "class_embed_type None and num_class_embeds 1"),
         ("unet/config.json", {"sample_size": None},
          "checkpoint must say the size of its images in unet/config.json, got in_channels 1 and "
          "sample_size None"),

@@ -60,6 +60,8 @@ class TrainerFacts:
     prediction_type: PredictionType = "epsilon"
     random_steps: bool = True
     """Whether it can judge samplers whose steps add noise."""
+    guides: bool = False
+    """Whether its denoiser can be guided towards classes."""
     denoiser: DenoiserConfig | None = None
     data: Callable[[], Dataset] | None = None
     """Reads the data set; what a space needs it for may take longer."""

@@ -6,7 +6,13 @@ from stepsearch.sampling.timetuner.end_to_end import EndToEndConfig, tune_end_to
 from stepsearch.sampling.timetuner.export import write_tuned
 from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses, tune, tune_slot
 from stepsearch.sampling.timetuner.joint import Moved, tune_jointly
-from stepsearch.sampling.timetuner.network import Network, check_times, evaluate, guided
+from stepsearch.sampling.timetuner.network import (
+    Network,
+    by_class,
+    check_times,
+    evaluate,
+    guided,
+)
 from stepsearch.sampling.timetuner.samplers import KINDS, SolverConfig
 from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 from stepsearch.sampling.timetuner.trajectories import TRAJECTORIES, knots
@@ -24,6 +30,7 @@ __all__ = [
     "Tuned",
     "TunedFile",
     "Verdict",
+    "by_class",
     "check_times",
     "compare",
     "draw",

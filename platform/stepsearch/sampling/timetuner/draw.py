@@ -46,7 +46,8 @@ def draw(
         high = min(low + batch_size, begin + each)
         noise = [generator("image", seed, i) for i in range(low, high)]
         x = randn_tensor((len(noise), *shape), generator=noise, device=torch.device(device))
-        batches.append(sample(network, tau, x, noise).clamp(-1, 1).cpu())
+        labels = network.drawn(low, high)
+        batches.append(sample(network, tau, x, noise, labels=labels).clamp(-1, 1).cpu())
     images = workers.gather(torch.cat(batches).to(workers.device))[:n].cpu()
     if not images.isfinite().all():
         raise Diverged("images drawn with this tau have NaN or infinite pixels")
@@ -54,20 +55,27 @@ def draw(
 
 
 def sample(
-    network: Network, tau: Tensor, x: Tensor, noise: Noise, *, recompute: bool = False
+    network: Network,
+    tau: Tensor,
+    x: Tensor,
+    noise: Noise,
+    *,
+    labels: Tensor | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """Run the solver from x ~ N(0, I), [N, C, H, W]; differentiable in tau.
 
-    With `recompute` the way back evaluates the network again, which takes less memory.
+    `labels` [N] are the classes, where the network is told them. With `recompute` the way back
+    evaluates the network again, which takes less memory.
     """
     solver = network.solver
     state = solver.start(x)
     for slot in range(solver.nfe):
         seen = solver.look(state)
         if recompute:
-            output = checkpoint(network.output, slot, seen, tau[slot], use_reentrant=False)
+            output = checkpoint(network.output, slot, seen, tau[slot], labels, use_reentrant=False)
         else:
-            output = network.output(slot, seen, tau[slot])
+            output = network.output(slot, seen, tau[slot], labels)
         state = solver.advance(state, output, noise)
     return state.x
 

@@ -141,7 +141,8 @@ def distance_of_a_batch(
     """To the data's images; the noise and the images depend on (seed, index) only."""
     chance = generator("end to end", config.seed, index)
     real = images[torch.randint(len(images), (config.real,), generator=chance).to(images.device)]
-    drawn = _draw(network, tau, images, config.batch_size, chance, recompute=config.recompute)
+    n, first = config.batch_size, index * config.batch_size
+    drawn = _draw(network, tau, images, n, first, chance, recompute=config.recompute)
     return energy_distance(real.flatten(1), drawn.flatten(1))
 
 
@@ -150,13 +151,16 @@ def _draw(
     tau: Tensor,
     images: Tensor,
     n: int,
+    first: int,
     chance: torch.Generator,
     *,
     recompute: bool = False,
 ) -> Tensor:
-    """n images like those given, in a batch."""
+    """n images like those given, in a batch; `first` is the number of the first one, from which
+    their classes follow."""
     x = torch.randn((n, *images.shape[1:]), generator=chance).to(images)
-    drawn = sample(network, tau.to(x.device), x, chance, recompute=recompute)
+    labels = network.drawn(first, first + n)
+    drawn = sample(network, tau.to(x.device), x, chance, labels=labels, recompute=recompute)
     return drawn.clamp(-1, 1)
 
 
@@ -166,7 +170,7 @@ def held_out(network: Network, tau: Tensor, images: Tensor, config: EndToEndConf
     for first in range(0, config.held_out, config.batch_size):
         n = min(config.batch_size, config.held_out - first)
         chance = generator("end to end, held out", config.seed, first)
-        drawn.append(_draw(network, tau, images, n, chance))
+        drawn.append(_draw(network, tau, images, n, first, chance))
     chance = generator("end to end, held out", config.seed)
     order = torch.randperm(len(images), generator=chance)[: 4 * config.real]
     return float(

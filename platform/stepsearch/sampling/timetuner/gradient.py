@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -94,22 +94,25 @@ Found = tuple[Tensor, float, float, int]
 """tau, its loss, that of the untuned time, and Adam's steps."""
 
 
-def _pairs(images: Tensor, config: GradientConfig) -> Iterator[tuple[Tensor, Tensor]]:
-    """All batches of images, each with the noise for them; the held-out ones are the last."""
+def _batches(
+    network: Network, images: Tensor, config: GradientConfig
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """All batches of images, each with the noise for them and their classes, if there are any; the
+    held-out ones are the last."""
     for index in range(config.batches + config.held_out):
         chance = generator("timetuner", config.seed, index)
         chosen = torch.randint(len(images), (config.batch_size,), generator=chance)
-        x0 = images[chosen.to(images.device)]
-        yield x0, torch.randn(x0.shape, generator=chance).to(images)
+        chosen = chosen.to(images.device)
+        x0, labels = images[chosen], network.labels
+        told = None if labels is None else labels[chosen]
+        yield x0, torch.randn(x0.shape, generator=chance).to(images), told
 
 
 def _in_turn(network: Network, images: Tensor, config: GradientConfig) -> list[Found]:
     """Algorithm 1: from the noisiest slot on, each with the tau of those before it."""
     solver = network.solver
     found: list[Found] = []
-    # x_T noised as far as the process goes, which is where sampling begins
-    alpha, sigma = solver.noisiest
-    states = [solver.start(alpha * x0 + sigma * noise) for x0, noise in _pairs(images, config)]
+    states = _noisiest(network, images, config)
     for slot in range(solver.nfe):
         batches = [batch(network, state, slot, i) for i, state in enumerate(states)]
         found.append(_tune(network, slot, batches, config))
@@ -117,14 +120,21 @@ def _in_turn(network: Network, images: Tensor, config: GradientConfig) -> list[F
     return found
 
 
-def losses(network: Network, tau: Tensor, images: Tensor, config: GradientConfig) -> list[float]:
-    """Eq. 9 of each slot for given times, on the batches that `tune` holds out; [S]."""
+def _noisiest(network: Network, images: Tensor, config: GradientConfig) -> list[State]:
+    """Batches noised as far as the process goes, which is where sampling begins."""
     solver = network.solver
     alpha, sigma = solver.noisiest
-    pairs = list(_pairs(images, config))[-config.held_out :]
-    states = [solver.start(alpha * x0 + sigma * noise) for x0, noise in pairs]
+    return [
+        replace(solver.start(alpha * x0 + sigma * noise), labels=labels)
+        for x0, noise, labels in _batches(network, images, config)
+    ]
+
+
+def losses(network: Network, tau: Tensor, images: Tensor, config: GradientConfig) -> list[float]:
+    """Eq. 9 of each slot for given times, on the batches that `tune` holds out; [S]."""
+    states = _noisiest(network, images, config)[-config.held_out :]
     found = []
-    for slot in range(solver.nfe):
+    for slot in range(network.solver.nfe):
         batches = [batch(network, s, slot, config.batches + i) for i, s in enumerate(states)]
         with torch.no_grad():
             each = [float(loss(network, b, tau[slot])) for b in batches]
@@ -152,8 +162,8 @@ def _apart(
 def tune_slot(network: Network, slot: int, images: Tensor, config: GradientConfig) -> Found:
     """Eq. 11 for one slot, which depends on no other: each may be tuned by another worker."""
     batches = []
-    for index, (x0, noise) in enumerate(_pairs(images, config)):
-        state = network.solver.noised(slot, x0, noise)
+    for index, (x0, noise, labels) in enumerate(_batches(network, images, config)):
+        state = replace(network.solver.noised(slot, x0, noise), labels=labels)
         while state.slot < slot:
             before = batch(network, state, state.slot, index)
             state = step(network, before, network.solver.times[state.slot])
@@ -164,7 +174,7 @@ def tune_slot(network: Network, slot: int, images: Tensor, config: GradientConfi
 @torch.no_grad()
 def batch(network: Network, state: State, slot: int, index: int) -> Batch:
     """A batch with its target, eps at the state and its nominal time."""
-    return Batch(state, network.eps(slot, network.solver.look(state)), index)
+    return Batch(state, network.eps(slot, network.solver.look(state), state.labels), index)
 
 
 @torch.no_grad()
@@ -176,7 +186,8 @@ def step(network: Network, batch: Batch, tau: Tensor) -> State:
 def _advance(network: Network, batch: Batch, tau: Tensor) -> State:
     """The noise of random steps is the same whenever it is asked for (common random numbers)."""
     state = batch.state
-    output = network.output(state.slot, network.solver.look(state), tau.to(state.x.device))
+    seen, tau = network.solver.look(state), tau.to(state.x.device)
+    output = network.output(state.slot, seen, tau, state.labels)
     chance = generator("timetuner step", batch.index, state.slot)
     return network.solver.advance(state, output, chance)
 
@@ -185,7 +196,7 @@ def loss(network: Network, batch: Batch, tau: Tensor) -> Tensor:
     """Eq. 9, or 11 for a batch of noised images: how much the noise that the network sees
     changes over a step in which it was told tau. Summed over an image, averaged over the batch."""
     after = _advance(network, batch, tau)
-    eps = network.eps(after.slot, network.solver.look(after))
+    eps = network.eps(after.slot, network.solver.look(after), after.labels)
     return (eps - batch.target).square().flatten(1).sum(1).mean()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stepsearch.errors import UserError
+from stepsearch.sampling.guidance import labels_of, predictor
 from stepsearch.sampling.timetuner.solver import Solver
 from stepsearch.sampling.timetuner.tuned_timesteps import restate
 
@@ -17,9 +18,10 @@ TauScope = Literal["embedding", "full"]
 """Who learns of tau. embedding: the network's time embedding alone, as eq. 7 has it. full: the
 conversion of its output to eps as well, as the released code does; the same for eps-networks."""
 
-Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
+Evaluate = Callable[..., Tensor]
 """A network: (x [N, C, H, W], the time it is told, its nominal time) -> its output, shaped like x.
-Both times are float32 scalars; the nominal one chooses a decoder where there is one a stage."""
+Both times are float32 scalars; the nominal one chooses a decoder where there is one a stage. One
+with classes is told those of x, too, int64 [N]."""
 
 
 def evaluate(denoiser: nn.Module, **condition: Any) -> Evaluate:
@@ -55,22 +57,50 @@ def guided(
     return run
 
 
+def by_class(denoiser: nn.Module, guidance: float = 1.0) -> Evaluate:
+    """A denoiser of diffusers that is told class_labels, guided as `predictor` does it: in one
+    evaluation, so that both halves are told the same time."""
+
+    def run(x: Tensor, told: Tensor, nominal: Tensor, labels: Tensor) -> Tensor:
+        return predictor(denoiser, labels, guidance)(x, told)
+
+    return run
+
+
 class Network:
     """A network and the solver that evaluates it."""
 
-    def __init__(self, run: Evaluate, solver: Solver, scope: TauScope = "embedding") -> None:
-        """Raises UserError where the solver has no conversion that could see tau."""
-        self._run, self.solver, self.scope = run, solver, scope
+    def __init__(
+        self,
+        run: Evaluate,
+        solver: Solver,
+        scope: TauScope = "embedding",
+        *,
+        labels: Tensor | None = None,
+    ) -> None:
+        """`labels` [n], of all images to tune on, are for a network with classes; it draws the
+        classes in their proportions.
+
+        Raises UserError where the solver has no conversion that could see tau.
+        """
+        self._run, self.solver, self.scope, self.labels = run, solver, scope, labels
         if scope == "full":
             solver.scales_at(solver.end)
 
     def under(self, solver: Solver) -> Network:
         """The same network under another solver."""
-        return Network(self._run, solver, self.scope)
+        return Network(self._run, solver, self.scope, labels=self.labels)
 
-    def output(self, slot: int, x: Tensor, tau: Tensor) -> Tensor:
+    def drawn(self, first: int, last: int) -> Tensor | None:
+        """The classes of drawn images first..last-1, if there are any."""
+        if self.labels is None:
+            return None
+        shares = self.labels.bincount().double().cpu() / len(self.labels)
+        return labels_of(shares, first, last).to(self.labels.device)
+
+    def output(self, slot: int, x: Tensor, tau: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the scheduler is given: the output at tau, in terms of the slot's nominal time."""
-        output = self._run(x, tau, self._nominal(slot, x))
+        output = self._run(x, tau, self._nominal(slot, x), *_given(labels))
         if self.scope == "embedding":
             return output
         told = self.solver.scales_at(tau)
@@ -79,17 +109,21 @@ class Network:
         )
         return stated
 
-    def eps(self, slot: int, x: Tensor) -> Tensor:
+    def eps(self, slot: int, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The noise that it sees at a slot when told the nominal time; slot S is the end."""
         t = self._nominal(slot, x)
-        return self.solver.eps(slot, x, self._run(x, t, t))
+        return self.solver.eps(slot, x, self._run(x, t, t, *_given(labels)))
 
     def _nominal(self, slot: int, x: Tensor) -> Tensor:
         solver = self.solver
         return (solver.times[slot] if slot < solver.nfe else solver.end).to(x.device)
 
 
-def check_times(run: Evaluate, x: Tensor, T: int) -> None:
+def _given(labels: Tensor | None) -> tuple[Tensor, ...]:
+    return () if labels is None else (labels,)
+
+
+def check_times(run: Evaluate, x: Tensor, T: int, labels: Tensor | None = None) -> None:
     """Raise UserError unless the network takes timesteps between the integers and sees them.
 
     A learned embedding has no rows there; a network in half precision, or one that casts its
@@ -98,7 +132,7 @@ def check_times(run: Evaluate, x: Tensor, T: int) -> None:
     for t in (1.0, T / 2, T - 2.0):
         try:
             nominal = torch.tensor(t)
-            at, between = (run(x, nominal + more, nominal) for more in (0.0, 0.5))
+            at, between = (run(x, nominal + more, nominal, *_given(labels)) for more in (0.0, 0.5))
         except (RuntimeError, IndexError, TypeError) as error:
             raise UserError(
                 "denoiser must take timesteps between the integers, and a learned time embedding "

@@ -58,10 +58,17 @@ class SolverConfig(Config):
     """sigma / alpha of the K steps, falling, and of where they end, 0 for no noise."""
     clip_sample: bool = False
     """Clip each step's prediction of x0 to [-1, 1]; ddim on uniform ones, ddpm, analytic."""
+    guidance: float = Field(default=1.0, ge=0, le=100)
+    """Of a denoiser with classes, classifier-free; 1 is none. tau is for this one."""
     eta: float = Field(default=0.0, ge=0, le=1)
     """DDIM's noise, on a uniform trajectory, and Analytic-DDIM's."""
     variance: Literal["small", "large"] = "large"
     """DDPM's noise in a step: beta ("large", the paper's choice) or the posterior's ("small")."""
+
+    @property
+    def evaluations_a_slot(self) -> int:
+        """Of the network: twice with guidance, in one batch that is told one time."""
+        return 1 if self.guidance == 1 else 2
 
     def check(self, T: int) -> None:
         """Raise UserError unless this sampler can run this trajectory on T timesteps."""

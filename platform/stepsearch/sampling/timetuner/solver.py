@@ -37,6 +37,8 @@ class State:
     slot: int
     memory: Any
     """A scheduler, which nobody steps but a copy of it."""
+    labels: Tensor | None = None
+    """The classes of x [N], where the network is told them."""
 
 
 class Solver:
@@ -159,7 +161,7 @@ class Solver:
         options = self._options | ({"generator": noise} if self._takes_noise else {})
         time = self.times[state.slot]
         x = memory.step(output, time if self._by_index else int(time), state.x, **options)
-        return State(x.prev_sample, state.slot + 1, memory)
+        return State(x.prev_sample, state.slot + 1, memory, state.labels)
 
     def eps(self, slot: int, x: Tensor, output: Tensor) -> Tensor:
         """The noise that an output stands for; x is what the network saw; slot S is the end."""
