@@ -22,8 +22,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from stepsearch import cluster
+from stepsearch.diffusion.datasets import ImagesConfig
+from stepsearch.diffusion.datasets.encoding import Encoding
+from stepsearch.diffusion.datasets.shards import encode_here
 from stepsearch.tracking import TrackingConfig, ui_command
 from stepsearch.tracking.client import connect
+from tests.latents import write_digits, write_vae
 from tests.store import Store
 
 settings.register_profile("calm", deadline=None, derandomize=True, database=None)
@@ -214,6 +218,21 @@ def store(s3_server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     s3_server.enter(monkeypatch, tmp_path / "machine")
     s3_server.empty()
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small autoencoder's folder."""
+    return write_vae(tmp_path_factory.mktemp("autoencoder") / "vae")
+
+
+@pytest.fixture(scope="session")
+def encoded(vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The latents of 300 digits, and beside them the digits; not to be written to."""
+    folder = tmp_path_factory.mktemp("encoded")
+    pictures = ImagesConfig(path=write_digits(folder / "digits.npz"), size=8, channels=1)
+    Encoding.of(pictures, vae, folder / "latents").run(encode_here(64))
+    return folder / "latents"
 
 
 @pytest.fixture(scope="session")

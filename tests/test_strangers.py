@@ -23,8 +23,8 @@ import run_search
 from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
 from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.denoisers import PretrainedConfig, UNetConfig
-from stepsearch.diffusion.denoisers.saved import WEIGHTS
 from stepsearch.diffusion.noise import VPConfig
+from stepsearch.diffusion.weights import WEIGHTS
 from stepsearch.errors import StepsearchError
 from stepsearch.sampling.bundle import load_strategy
 from stepsearch.search.closing import show_report

@@ -69,6 +69,10 @@ class SearchCheckpoint(Config):
                 f"checkpoint must have a variance-preserving process (noise.kind vp), "
                 f"got {config.noise.kind} of {self.name}"
             )
+        if config.dataset.kind == "latents":
+            raise UserError(
+                f"checkpoint must draw pictures, got {self.name!r}, which draws latents"
+            )
         process, dataset = config.noise.build(), config.dataset.load()
 
         def load() -> nn.Module:

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from stepsearch.diffusion.datasets import Dataset
+from stepsearch.diffusion.datasets import AnyDataset, Dataset
+from stepsearch.diffusion.datasets.latents import decoder
 from stepsearch.diffusion.training import Training
 from stepsearch.evaluation.classifier import train_classifier
 from stepsearch.evaluation.features.network import Network, NetworkConfig
@@ -29,14 +30,18 @@ _SEEN = 32
 Clock = Callable[[], float]
 
 
-def measure(training: Training, sampler: SamplerConfig, judge: JudgeConfig, data: Dataset) -> Cost:
+def measure(
+    training: Training, sampler: SamplerConfig, judge: JudgeConfig, dataset: AnyDataset
+) -> Cost:
     """Time a training, its sampler and its judge, on one thread or on the training's GPU.
 
     Seconds of this process on a CPU, whatever else it does, and of the clock on a GPU. Writes to a
     temporary folder only; the training has moved on by some steps.
     """
     torch.set_num_threads(1)
+    data, pictures = dataset.load(), dataset.pictures_of()
     size, device = training.config.batch_size, training.workers.device
+    decode = decoder(data.vae, device)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def draw(images: int) -> None:
@@ -50,6 +55,7 @@ def measure(training: Training, sampler: SamplerConfig, judge: JudgeConfig, data
             seed=0,
             class_shares=data.class_shares,
             workers=training.workers,
+            decode=decode,
         )
 
     training.run(size)  # the first step allocates
@@ -60,8 +66,8 @@ def measure(training: Training, sampler: SamplerConfig, judge: JudgeConfig, data
                 lambda steps: training.run(training.images_seen + steps * size), clock
             ),
             evaluation_s=judge.samples * _seconds_a_unit(draw, clock, most=judge.samples)
-            + _scoring(judge, data, Path(scratch), clock, device),
-            prepare_s=_preparing(judge, data, clock, device),
+            + _scoring(judge, pictures, Path(scratch), clock, device),
+            prepare_s=_preparing(judge, pictures, clock, device),
             checkpoint_bytes=_checkpoint(training, Path(scratch)),
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
@@ -52,6 +52,18 @@ class DenoisingConfig(Config):
     )
     """At each of 20 noise levels and each report; 0: it is not measured."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _latents_are_not_clipped(cls, data: Any) -> Any:
+        """Unless clip_sample is given, which is checked once they are read."""
+        if not isinstance(data, dict):
+            return data
+        dataset, sampler = data.get("dataset"), data.get("sampler", {})
+        kind = dataset.get("kind") if isinstance(dataset, dict) else getattr(dataset, "kind", None)
+        if kind != "latents" or not isinstance(sampler, dict):
+            return data
+        return data | {"sampler": {"clip_sample": False} | sampler}
+
     @property
     def _target(self) -> PredictionType:
         return self.training.prediction_type
@@ -83,11 +95,16 @@ class DenoisingConfig(Config):
                     "gradient_images must be 0 where each worker has a stage of its own, "
                     f"got {self.gradient_images}"
                 )
-        check_judge(self.judge, data)
+        check_judge(self.judge, self.dataset.pictures_of())
+        if data.vae is not None and self.sampler.clip_sample:
+            raise UserError(
+                "sampler.clip_sample must be false for latents, which are not in [-1, 1], got true"
+            )
         self.denoiser.check(data.shape)
         told, dropped = self.denoiser.classes(data) > 0, self.training.label_dropout
         check_label_dropout(dropped, told=told)
         check_guidance(self.sampler.guidance, told=told, null_trained=dropped > 0)
+        self.denoiser.check_latents(data)
         self.noise.check(self._target)
         if self.training.compile or self.training.gradient_checkpointing:
             network = self.denoiser.build_for(data, process, seed=0)
@@ -111,7 +128,7 @@ class DenoisingConfig(Config):
         """Some steps of this training, some images and their scores, timed."""
         workers = Workers(device=torch.device("cuda")) if gpu else ALONE
         training = self.training_for(0, budget=2**40, workers=workers)
-        return measure(training, self.sampler, self.judge, self.dataset.load())
+        return measure(training, self.sampler, self.judge, self.dataset)
 
     def chart(self, width: int) -> str:
         """Density and weight of the strategy; `mirror` at this training's batch size."""
@@ -214,6 +231,7 @@ class DenoisingConfig(Config):
             provenance=Provenance(**{**provenance, **scores}),
             averages=training.averages,
             class_shares=self.dataset.load().class_shares,
+            vae=self.dataset.load().vae,
         )
         write_bundle(out, bundle, seed=SAMPLING_SEED)
 

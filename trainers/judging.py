@@ -33,7 +33,7 @@ def judge_of(
     config: JudgeConfig, dataset: AnyDataset, cache: Path, device: torch.device = _CPU
 ) -> Judge:
     """Once a process; what `cache` does not hold yet, a classifier for example, is made."""
-    data = dataset.load()
+    data = dataset.pictures_of()
     return Judge.prepare(
         config,
         data.name,
@@ -52,7 +52,7 @@ def prepare_judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Mapp
     where this process sees one; the classifier's accuracy, and the scores of real images."""
     torch.set_num_threads(1)
     if isinstance(config.features, NetworkConfig):
-        _warn_of_few(config.features, config.samples, len(dataset.load().train))
+        _warn_of_few(config.features, config.samples, len(dataset.pictures_of().train))
     try:
         return _found(judge_of(config, dataset, cache, torch.device(_fastest())))
     except RuntimeError as error:  # the GPU is full of trials, or takes one process only

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from stepsearch.config import Config
-from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
+from stepsearch.diffusion.datasets import AnyPictures, DigitsConfig
 from stepsearch.errors import UserError
 from stepsearch.evaluation import frechet_distance, statistics
 from stepsearch.evaluation.features.base import ScoreNames
@@ -59,7 +59,7 @@ class TimeTunerConfig(Config):
 
     kind: Literal["timetuner"] = "timetuner"
     checkpoint: AnyCheckpoint
-    dataset: AnyDataset = DigitsConfig()
+    dataset: AnyPictures = DigitsConfig()
     sampler: SolverConfig = SolverConfig()
     tau_scope: TauScope = "embedding"
     times: TimesConfig = TimesConfig()

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stepsearch.diffusion.datasets.latents import decoder
 from stepsearch.diffusion.gradient_noise import GradientNoise
 from stepsearch.diffusion.loss import LossSummary, combine
 from stepsearch.diffusion.memory import Slices
@@ -108,6 +109,7 @@ def _evaluate(
         class_shares=data.class_shares,
         workers=workers,
         tick=lambda: report.progress(training.images_seen),  # a sign of life
+        decode=decoder(data.vae, workers.device),
     )
     if workers.rank > 0:
         return {}

@@ -70,6 +70,12 @@ def test_a_folder_of_images(cli: Cli, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "stages.json").read_text())["points"] == [16, 64]
 
 
+def test_a_folder_of_latents(cli: Cli, encoded: Path, tmp_path: Path) -> None:
+    ending = cli("stages", str(encoded), "--samples", "200", "--json", "stages.json")
+    assert (ending.code, ending.err) == (0, "")
+    assert json.loads((tmp_path / "stages.json").read_text())["points"] == [240, 64]
+
+
 WRONG = [
     (["digits", "--n", "1"], "n must be at least 2, got 1"),
     (["digits", "--n", "6"], "n must be at most 5, got 6"),
@@ -93,6 +99,8 @@ WRONG = [
      "DATASET must be one of digits, the path or address of images, or a .npy file, got 'digist'"),
     (["images"],
      "DATASET must be one of digits, the path or address of images, or a .npy file, got 'images'"),
+    (["latents"], "DATASET must be one of digits, the path or address of images, or a .npy file, "
+     "got 'latents'"),
     (["searches"], "dataset.size is required"),
     (["gone.npy"], "DATASET must be a .npy file, got 'gone.npy': [Errno 2] No such file or "
      "directory: 'gone.npy'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,15 @@ def test_labels_go_with_their_images(kind: str, flip: bool, images: Tensor) -> N
         assert told.tolist() == [number % 100 * 3 for number in numbers(batch)]
     assert torch.equal(stream.take(95, 10), batch)
     assert Batches(images, seed=0, device=CPU).labelled(0, 10)[1] is None
+
+
+def test_latents_are_read_from_the_disk_and_keep_their_scale(kind: str, tmp_path: Path) -> None:
+    latents = np.random.default_rng(0).normal(0, 3, (N, 4, 2, 2)).astype(np.float16)
+    np.save(tmp_path / "latents.npy", latents)
+    mapped = torch.from_numpy(np.load(tmp_path / "latents.npy", mmap_mode="c"))
+    batch = Batches(mapped, seed=0, device=CPU).take(0, N)
+    assert batch.dtype == torch.float32
+    assert sorted(batch.flatten().tolist()) == sorted(latents.flatten().astype(float))
 
 
 def test_the_next_batch_is_read_while_this_one_is_used(

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from stepsearch.config import parse
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import DiTConfig, PretrainedConfig, UNetConfig
-from stepsearch.diffusion.denoisers.saved import WEIGHTS
 from stepsearch.diffusion.noise import VPConfig
+from stepsearch.diffusion.weights import WEIGHTS
 from stepsearch.errors import UserError
 
 SHAPE = (1, 8, 8)

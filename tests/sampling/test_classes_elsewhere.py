@@ -60,7 +60,7 @@ for name, case in cases.items():
     ).images
     assert pipeline.null_class == 10
     try:
-        pipeline([11])
+        pipeline(class_labels=[11])
     except ValueError as error:
         assert "must be in 0..9, or 10 for no class, got [11]" in str(error)
     else:

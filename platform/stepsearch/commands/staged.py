@@ -19,6 +19,7 @@ from torch import Tensor
 from stepsearch.commands.outputs import check_file, check_picture
 from stepsearch.config import parse
 from stepsearch.diffusion.datasets import DATASETS
+from stepsearch.diffusion.datasets.latents import MANIFEST
 from stepsearch.diffusion.stages import (
     Found,
     Points,
@@ -36,6 +37,8 @@ from stepsearch.errors import UserError
 from stepsearch.pixels import scaled
 from stepsearch.search.files import assignments, write_json
 
+_PLACES = ("images", "latents")
+"""Kinds of data sets that are known by their path."""
 _SMALL = 1e11
 """Floating-point operations, about a second; below, a second thread costs more than it gives."""
 
@@ -94,15 +97,18 @@ def show_stages(
 def _read(dataset: str, values: dict[str, Any]) -> tuple[Tensor, bool]:
     """The training images or the latents, [N, C, ...], and whether they are pixels."""
     path = Path(dataset)
-    if dataset in DATASETS and dataset != "images":
+    if dataset in DATASETS and dataset not in _PLACES:
         return parse(DATASETS[dataset], {"kind": dataset} | values, "dataset").load().train, True
     if path.suffix == ".npy":
         array = _load(path)
         return torch.from_numpy(array), array.dtype == np.uint8
+    if (path / MANIFEST).is_file():
+        encoded = {"kind": "latents", "path": dataset} | values
+        return parse(DATASETS["latents"], encoded, "dataset").load().train, False
     if path.exists() or "://" in dataset:
         named = {"kind": "images", "path": dataset} | values
         return parse(DATASETS["images"], named, "dataset").load().train, True
-    names = ", ".join(name for name in DATASETS if name != "images")
+    names = ", ".join(name for name in DATASETS if name not in _PLACES)
     raise UserError(
         f"DATASET must be one of {names}, the path or address of images, or a .npy file, "
         f"got {dataset!r}"

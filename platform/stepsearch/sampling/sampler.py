@@ -16,6 +16,7 @@ from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
+from stepsearch.pixels import clipped
 from stepsearch.sampling.guidance import Predict, labels_of, predictor
 from stepsearch.sampling.schedulers import SCHEDULERS, Scheduler
 from stepsearch.strategies.base import PredictionType
@@ -34,7 +35,7 @@ class SamplerConfig(Config):
     """Of a denoiser with classes: how far its output goes from that of the null class towards that
     of the image's. 1 is the image's, and none of the null class is asked for."""
     clip_sample: bool = True
-    """Clip each step's prediction of x0 to [-1, 1]; euler and dpm never do."""
+    """Clip each step's prediction of x0 to [-1, 1]; euler and dpm never do. Not for latents."""
     eta: float = Field(default=0.0, ge=0, le=1)
     """DDIM's noise: 0 is deterministic, 1 as noisy as DDPM. Without effect on the others."""
     batch_size: int = Field(default=256, ge=1)
@@ -83,11 +84,13 @@ def generate(
     class_shares: Tensor | None = None,
     workers: Workers = ALONE,
     tick: Callable[[], object] = lambda: None,
+    decode: Callable[[Tensor], Tensor] = clipped,
 ) -> Tensor:
     """n images [n, C, H, W] in [-1, 1], on the CPU of every worker.
 
-    A denoiser with classes draws them in the proportions `class_shares` [classes], those of its
-    data (see `labels_of`). `tick` is called after each batch, on all workers equally often.
+    `decode` makes them of what the denoiser draws, whose (C, H, W) is `shape`. A denoiser with
+    classes draws them in the proportions `class_shares` [classes], those of its data (see
+    `labels_of`). `tick` is called after each batch, on all workers equally often.
 
     All noise of image i comes from a generator of its own that depends on (seed, i) only, and its
     class depends on i, so neither n, nor the batch size, nor the number of workers changes an
@@ -107,7 +110,7 @@ def generate(
         scheduler = diffusion_scheduler(process, config, prediction_type)
         labels = None if told is None else labels_of(told, first, last).to(workers.device)
         predict = predictor(denoiser, labels, config.guidance)
-        batches.append(denoise(predict, scheduler, x_T, noise, eta=config.eta))
+        batches.append(decode(denoise(predict, scheduler, x_T, noise, eta=config.eta)))
         tick()
     return _gather(torch.cat(batches), workers)[:n].cpu()
 
@@ -131,7 +134,7 @@ def denoise(
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, t) if scales else x
         x = scheduler.step(predict(seen, t), t, x, generator=noise, **options).prev_sample
-    return x.clamp(-1, 1)
+    return x
 
 
 def _gather(images: Tensor, workers: Workers) -> Tensor:

@@ -14,7 +14,7 @@ from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.diffusion.seeds import generator
-from stepsearch.sampling.bundle.class_conditional import ClassConditionalPipeline
+from stepsearch.sampling.bundle.denoiser_pipeline import DenoiserPipeline
 from stepsearch.sampling.guidance import labels_of
 from stepsearch.sampling.sampler import SamplerConfig, generate
 from stepsearch.sampling.timetuner import (
@@ -148,11 +148,11 @@ def test_a_hook_tells_one_time_a_step_however_the_halves_are_evaluated(
     network = network_of(denoiser, 2.0)
     expected = draw(network, torch.tensor(schedule["tau"]), 3, shape=SHAPE, seed=0)
     if halves == "in one batch":
-        pipeline = ClassConditionalPipeline(denoiser, scheduler(schedule))
+        pipeline = DenoiserPipeline(denoiser, scheduler(schedule))
         pipeline.set_progress_bar_config(disable=True)
         handle = attach(denoiser, schedule)
         options = {"guidance_scale": 2.0, "num_inference_steps": 4, "output_type": "pt"}
-        images = pipeline(labels, generator=noise, **options).images * 2 - 1
+        images = pipeline(class_labels=labels, generator=noise, **options).images * 2 - 1
     else:
         handle = attach(denoiser, schedule, calls_per_step=2)
         runs = scheduler(schedule)

@@ -51,6 +51,8 @@ def test_what_does_not_fit_is_refused_with_one_line(config: Any, fields: Any, li
         ({"times": {"end_to_end": 2}}, "trainer.times.end_to_end must be at most 1, got 2"),
         ({"end_to_end": {"iterations": 0}},
          "trainer.end_to_end.iterations must be at least 1, got 0"),
+        ({"dataset": {"kind": "latents", "path": "a"}},
+         "trainer.dataset.kind must be one of 'digits', 'images', got 'latents'"),
         ({"times": {"r": 3}}, "trainer.times.r must be a list, got 3"),
         ({"checkpoint": {"kind": "pickle"}},
          "trainer.checkpoint.kind must be one of 'search', 'folder', got 'pickle'"),

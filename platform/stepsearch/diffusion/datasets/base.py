@@ -1,10 +1,11 @@
-"""What every dataset is: images held in memory, split once into train and held out."""
+"""What every dataset is: images or latents, split once into train and held out."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from stepsearch.config import Config
 class Dataset:
     """Images [N, C, H, W], with int64 labels [N] where there are classes.
 
-    They are uint8 or float32 (`stepsearch.pixels`), and may lie on the disk until they are looked
-    at. `held_out` is never trained on. Datasets are shared inside a process: do not write to them.
+    They are uint8, float32, or float16 latents (`stepsearch.pixels`), and may lie on the disk
+    until they are looked at. `held_out` is never trained on. Datasets are shared inside a process:
+    do not write to them.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Dataset:
     """Hash of the content: the same images, labels and split give the same fingerprint."""
     flip: bool = False
     """Whether each image is trained on as its mirror image, too."""
+    vae: Path | None = None
+    """The folder of the autoencoder that decodes them, where they are latents."""
 
     @property
     def classes(self) -> int:
@@ -57,6 +61,10 @@ class DatasetConfig(Config, ABC):
     @abstractmethod
     def load(self) -> Dataset:
         """The images; the second call in a process returns the same object."""
+
+    def pictures_of(self) -> Dataset:
+        """What is looked at, and what generated pictures are compared with."""
+        return self.load()
 
 
 def split(

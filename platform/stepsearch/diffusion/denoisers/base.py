@@ -32,6 +32,9 @@ class DenoiserConfig(Config, ABC):
         """
         return 0
 
+    def check_latents(self, data: Dataset) -> None:
+        """Raise UserError where its weights come from latents of another autoencoder."""
+
     def starts(self, data: Dataset, process: NoiseProcess) -> tuple[int, ...]:
         """The first timestep of each stage but the first; none where there are no stages."""
         return ()

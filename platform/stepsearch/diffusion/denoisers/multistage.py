@@ -21,6 +21,7 @@ from stepsearch.diffusion.stages import (
     StagesConfig,
     check_boundaries,
     find_stages,
+    latents,
     pixels,
 )
 from stepsearch.diffusion.stages.algorithms import any_stages
@@ -189,4 +190,5 @@ def found(data: Dataset, n: int) -> Boundaries:
 
 @lru_cache(maxsize=4)
 def _analysis(data: Dataset, n: int) -> Found:
-    return find_stages(pixels(data.train), StagesConfig(n=n))
+    points = pixels(data.train) if data.vae is None else latents(data.train)
+    return find_stages(points, StagesConfig(n=n))

@@ -7,10 +7,13 @@ from typing import Literal
 import torch
 
 from stepsearch.config import AbsolutePath
+from stepsearch.diffusion.autoencoder import weights_digest
 from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.denoisers.base import DenoiserConfig, initial_weights
 from stepsearch.diffusion.denoisers.saved import load_network, network_folder, read_saved
 from stepsearch.diffusion.noise import NoiseProcess
+from stepsearch.diffusion.weights import WEIGHTS
+from stepsearch.errors import UserError
 
 
 class PretrainedConfig(DenoiserConfig):
@@ -32,6 +35,16 @@ class PretrainedConfig(DenoiserConfig):
     def classes(self, data: Dataset) -> int:
         folder = network_folder(self.path)
         return read_saved(folder).told(data, folder)
+
+    def check_latents(self, data: Dataset) -> None:
+        own = self.path / "vae"
+        if data.vae is None or not (own / WEIGHTS).is_file():
+            return
+        if weights_digest(own) != weights_digest(data.vae):
+            raise UserError(
+                f"denoiser.path must draw latents of the data set's autoencoder, {data.vae}, "
+                f"got a pipeline with another one: {own}"
+            )
 
     def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> torch.nn.Module:
         folder = network_folder(self.path)

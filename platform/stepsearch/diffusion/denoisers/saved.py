@@ -13,20 +13,12 @@ from stepsearch.config import Config
 from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.denoisers.base import Channels
 from stepsearch.diffusion.denoisers.dit import Layers
+from stepsearch.diffusion.weights import LARGEST_CONFIG, check_weights, load_weights
 from stepsearch.errors import UserError
 from stepsearch.json_file import parse_file, read_mapping
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-_LARGEST_CONFIG = 2**16
-"""Bytes of a config.json."""
-_LARGEST_GIB = 10
-"""GiB of weights; diffusers cuts larger ones into several files."""
+_FIELD = "denoiser.path"
 _MOST_CLASSES = 100_000
-_FEWEST_BYTES = 2
-"""Of a weight, in half precision."""
-
-_LONGEST_REASON = 300
 
 _Side = Annotated[int, Field(ge=1, le=1024)]
 
@@ -169,54 +161,15 @@ def read_saved(folder: Path) -> SavedNetwork:
     Raises UserError if either is missing, too large, or of another kind.
     """
     file = folder / "config.json"
-    content = read_mapping(file, _LARGEST_CONFIG)
+    content = read_mapping(file, LARGEST_CONFIG)
     name = content.get("_class_name")
     if not isinstance(name, str) or name not in SAVED:
         choices = ", ".join(map(repr, SAVED))
         raise UserError(f"{file}: _class_name must be one of {choices}, got {str(name)[:100]!r}")
-    _check_weights(folder)
+    check_weights(folder, _FIELD)
     return parse_file(file, SAVED[name], content)
 
 
-def _check_weights(folder: Path) -> None:
-    file = folder / WEIGHTS
-    if not file.is_file() or (folder / f"{WEIGHTS}.index.json").exists():
-        raise UserError(
-            f"denoiser.path must hold its weights in one file {WEIGHTS}, got {str(folder)!r}"
-        )
-    if file.stat().st_size > _LARGEST_GIB * 2**30:
-        raise UserError(
-            f"denoiser.path must hold at most {_LARGEST_GIB} GiB of weights,"
-            f" got {file.stat().st_size / 2**30:.1f} GiB: {folder}"
-        )
-
-
 def load_network(folder: Path, saved: SavedNetwork) -> torch.nn.Module:
-    """The network on the CPU, in float32. Raises UserError unless config and weights agree.
-
-    No more memory is taken than the file of weights allows.
-    """
-    network = saved.network()
-    try:
-        with torch.device("meta"):
-            sketch = network.from_config(network.load_config(folder, local_files_only=True))
-        expected = sum(parameter.numel() for parameter in sketch.parameters())
-        if expected * _FEWEST_BYTES > (size := (folder / WEIGHTS).stat().st_size):
-            raise ValueError(f"{expected} weights, but {size} bytes for them")
-        loaded, info = network.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-        if strangers := [*info["missing_keys"], *info["unexpected_keys"]]:
-            raise ValueError(f"{strangers[0]} in one of them only")
-    except Exception as error:  # of diffusers and torch, whatever the values make them raise
-        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise UserError(
-            f"denoiser.path must hold weights that fit its config.json, got {reason}: {folder}"
-        ) from error
-    trainable: torch.nn.Module = loaded.train()
-    return trainable
+    """The network on the CPU, in float32. Raises UserError unless config and weights agree."""
+    return load_weights(saved.network(), folder, _FIELD).train()

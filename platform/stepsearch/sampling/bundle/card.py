@@ -98,19 +98,24 @@ images = pipeline(batch_size=16, num_inference_steps=$steps).images
 
 The noise is removed by diffusers' `$scheduler`.""")
 
-_DRAW_CLASSES = Template("""\
+_DRAW_OWN = Template("""\
 ```python
 from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained("pipeline", trust_remote_code=True)
 images = pipeline(
-    class_labels=[0] * 8 + [1] * 8, guidance_scale=$guidance, num_inference_steps=$steps$eta
+    $asked, num_inference_steps=$steps$eta
 ).images
 ```
 
+$about The noise is removed by diffusers' `$scheduler`. No pipeline of diffusers does just this:
+`pipeline/denoiser_pipeline.py` does, which `trust_remote_code=True` lets run.""")
+
+_ABOUT_CLASSES = Template("""\
 The classes are 0 to $last, and $null is none. `guidance_scale=1` is no guidance, and evaluates the
-denoiser once a step instead of twice. diffusers has no such pipeline for pixels: it is in
-`pipeline/class_conditional.py`, which `trust_remote_code=True` lets run. The noise is removed by
-diffusers' `$scheduler`.""")
+denoiser once a step instead of twice.""")
+
+_ABOUT_LATENTS = """\
+The denoiser draws latents, which the `AutoencoderKL` in `pipeline/vae` decodes."""
 
 _OWN_CODE = {
     "multistage": """
@@ -160,11 +165,13 @@ def card(
     *,
     own_code: str | None = None,
     classes: int = 0,
+    latents: bool = False,
     averages: Sequence[int] = (),
 ) -> str:
     """The text of README.md; `own_code` names the file of a class that diffusers lacks.
 
-    `classes` is how many the denoiser is told apart, 0 if it is told none; `averages` are the
+    `classes` is how many the denoiser is told apart, 0 if it is told none; `latents` says that it
+    draws latents, which the pipeline decodes. `averages` are the
     half-lives of those that are in the bundle beside the judged one.
     """
     origin = file.provenance
@@ -182,27 +189,19 @@ def card(
         sampler=_sampler(sampler),
         task="" if classes else "pipeline_tag: unconditional-image-generation\n",
         tag=_TAGS[file.schedule.kind],
-        drawing=_drawing(file, sampler, own_code, classes) + _others(averages),
+        drawing=_drawing(file, sampler, own_code, classes, latents) + _others(averages),
         folders=", in one folder a class" if classes else "",
         provenance=_table(("", ""), _origin(origin).items()),
     )
 
 
 def _drawing(
-    file: StrategyFile, sampler: SamplerConfig, own_code: str | None, classes: int
+    file: StrategyFile, sampler: SamplerConfig, own_code: str | None, classes: int, latents: bool
 ) -> str:
     """How diffusers draws images as `sampler` does."""
     steps, kind = sampler.num_steps, file.schedule.kind
-    if classes:
-        text = _DRAW_CLASSES.substitute(
-            guidance=f"{sampler.guidance:g}",
-            steps=steps,
-            eta=f", eta={sampler.eta}" if sampler.kind == "ddim" else "",
-            last=classes - 1,
-            null=classes,
-            scheduler=_SCHEDULERS[kind, sampler.kind],
-        )
-        return text + _OWN_CODE_WITH_CLASSES.get(own_code or "", "")
+    if classes or latents:
+        return _drawing_own(file, sampler, own_code, classes, latents)
     where = '"pipeline", trust_remote_code=True' if own_code else '"pipeline"'
     after = _OWN_CODE[own_code] if own_code else ""
     if kind != "vp":
@@ -215,6 +214,25 @@ def _drawing(
         eta=sampler.eta,
     )
     return text + after
+
+
+def _drawing_own(
+    file: StrategyFile, sampler: SamplerConfig, own_code: str | None, classes: int, latents: bool
+) -> str:
+    """The same by the pipeline that is in the bundle."""
+    asked, about = "batch_size=16", [_ABOUT_LATENTS] if latents else []
+    if classes:
+        asked = f"class_labels=[0] * 8 + [1] * 8, guidance_scale={sampler.guidance:g}"
+        about.append(_ABOUT_CLASSES.substitute(last=classes - 1, null=classes))
+    text = _DRAW_OWN.substitute(
+        asked=asked,
+        about=" ".join(about),
+        steps=sampler.num_steps,
+        eta=f", eta={sampler.eta}" if sampler.kind == "ddim" else "",
+        scheduler=_SCHEDULERS[file.schedule.kind, sampler.kind],
+    )
+    others = _OWN_CODE_WITH_CLASSES if classes else _OWN_CODE
+    return text + others.get(own_code or "", "")
 
 
 def _others(averages: Sequence[int]) -> str:

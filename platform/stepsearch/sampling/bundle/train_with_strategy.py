@@ -157,6 +157,17 @@ def check_classes(denoiser: ModelMixin, labels: Tensor | None) -> None:
         raise SystemExit(f"--data must be 1 to {null} folders of images, one a class, got {found}")
 
 
+@torch.no_grad()
+def encode(vae: ModelMixin, images: Tensor) -> Tensor:
+    """Latents, on their scale: the means of the posteriors."""
+    parts = torch.split(images, 32)
+    means = [vae.encode(part.to(vae.device)).latent_dist.mean.cpu() for part in parts]
+    latents: Tensor = (
+        torch.cat(means) - (vae.config.shift_factor or 0)
+    ) * vae.config.scaling_factor
+    return latents
+
+
 def arguments(steps: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of images; without: sklearn's digits")
@@ -174,13 +185,20 @@ def main() -> None:
     pipeline = DiffusionPipeline.from_pretrained(HERE / "pipeline", trust_remote_code=own_class)
     denoiser = type(pipeline.unet).from_config(pipeline.unet.config)
     denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+    vae = getattr(pipeline, "vae", None)  # of a denoiser of latents
     shape = denoiser.config.in_channels, denoiser.config.sample_size
+    if vae is not None:
+        vae.to(denoiser.device)
+        reduction = 2 ** (len(vae.config.block_out_channels) - 1)
+        shape = vae.config.in_channels, shape[1] * reduction
     images, labels = load_images(args.data, *shape) if args.data else load_digits(*shape)
     check_classes(denoiser, labels)
+    images = images if vae is None else encode(vae, images)
     train(denoiser, images, labels, strategy, args.steps)
-    type(pipeline)(denoiser, pipeline.scheduler).save_pretrained(args.out)
+    pipeline.unet = denoiser
+    pipeline.save_pretrained(args.out)
     shutil.copyfile(HERE / "pipeline" / "model_index.json", args.out / "model_index.json")
-    for code in (HERE / "pipeline").glob("**/*.py"):
+    for code in (HERE / "pipeline").rglob("*.py"):
         shutil.copyfile(code, args.out / code.relative_to(HERE / "pipeline"))
     print(f"saved to {args.out}")
 

@@ -10,9 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from diffusers import ConsistencyModelPipeline, DDPMPipeline, DiffusionPipeline, ModelMixin
+from diffusers import (
+    AutoencoderKL,
+    ConsistencyModelPipeline,
+    DDPMPipeline,
+    DiffusionPipeline,
+    ModelMixin,
+)
 from torch import Tensor
 
+from stepsearch.diffusion.datasets.latents import decoder
 from stepsearch.diffusion.denoisers import unconditional_dit
 from stepsearch.diffusion.labels import null_class
 from stepsearch.diffusion.multistage import networks
@@ -21,9 +28,9 @@ from stepsearch.diffusion.training import TrainingConfig
 from stepsearch.diffusion.workers import Workers
 from stepsearch.figures import strategy_curves
 from stepsearch.pictures import sample_grid
-from stepsearch.sampling.bundle import class_conditional
+from stepsearch.sampling.bundle import denoiser_pipeline
 from stepsearch.sampling.bundle.card import card
-from stepsearch.sampling.bundle.class_conditional import ClassConditionalPipeline
+from stepsearch.sampling.bundle.denoiser_pipeline import DenoiserPipeline
 from stepsearch.sampling.bundle.strategy_file import Provenance, StrategyFile, strategy_file
 from stepsearch.sampling.files import new_folder
 from stepsearch.sampling.sampler import SamplerConfig, diffusion_scheduler, generate
@@ -54,6 +61,8 @@ class Bundle:
     """The denoiser with the weights' other averages, by their half-lives in images."""
     class_shares: Tensor | None = None
     """Those of its data [classes], for a denoiser with classes."""
+    vae: Path | None = None
+    """The folder of the autoencoder that decodes what the denoiser draws."""
 
 
 def write_bundle(folder: Path, bundle: Bundle, *, seed: int = 0) -> Path:
@@ -88,6 +97,7 @@ def _fill(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
         bundle.sampler,
         own_code=_own_code(bundle.denoiser),
         classes=null_class(bundle.denoiser) or 0,
+        latents=bundle.vae is not None,
         averages=averages,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -105,15 +115,22 @@ def _write_pipeline(folder: Path, bundle: Bundle) -> None:
     """The denoiser with the sampler's scheduler; with DDPM's for DDIM, which takes it over, unless
     the pipeline is one that takes any."""
     sampler, target = bundle.sampler, bundle.training.prediction_type
-    conditional = null_class(bundle.denoiser) is not None
-    kind = ClassConditionalPipeline if conditional else _PIPELINES[bundle.process.kind]
-    if sampler.kind == "ddim" and not conditional:
+    own = bundle.vae is not None or null_class(bundle.denoiser) is not None
+    kind = DenoiserPipeline if own else _PIPELINES[bundle.process.kind]
+    if sampler.kind == "ddim" and not own:
         sampler = sampler.model_copy(update={"kind": "ddpm"})
-    scheduler = diffusion_scheduler(bundle.process, sampler, target)
-    kind(unet=bundle.denoiser, scheduler=scheduler).save_pretrained(folder)
-    if conditional:
-        shutil.copy(class_conditional.__file__, folder)
-        _enter(folder, "_class_name", "class_conditional", kind.__name__)
+    parts = {
+        "unet": bundle.denoiser,
+        "scheduler": diffusion_scheduler(bundle.process, sampler, target),
+    }
+    if bundle.vae is not None:
+        parts["vae"] = AutoencoderKL.from_pretrained(bundle.vae, use_safetensors=True)
+    kind(**parts).save_pretrained(folder)
+    if bundle.vae is not None:
+        shutil.copytree(bundle.vae, folder / "vae", dirs_exist_ok=True)  # to the last bit
+    if own:
+        shutil.copy(denoiser_pipeline.__file__, folder)
+        _enter(folder, "_class_name", "denoiser_pipeline", kind.__name__)
     name = _own_code(bundle.denoiser)
     if name is not None:
         shutil.copyfile(_CODE[name][1], folder / "unet" / f"{name}.py")
@@ -157,13 +174,14 @@ def _draw(folder: Path, bundle: Bundle, file: StrategyFile, seed: int) -> None:
         seed=seed,
         class_shares=bundle.class_shares,
         workers=Workers(device=bundle.denoiser.device),
+        decode=decoder(bundle.vae, bundle.denoiser.device),
     )
     sample_grid(images.numpy(), _SAMPLES).save(folder / "samples.png")
     strategy_curves(np.array(file.p), np.array(file.w)).savefig(folder / "strategy.png", dpi=110)
 
 
 def _shape(denoiser: ModelMixin) -> tuple[int, int, int]:
-    """(C, H, W) of the images that it draws."""
+    """(C, H, W) of the images or latents that it draws."""
     size = denoiser.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return denoiser.config.in_channels, height, width

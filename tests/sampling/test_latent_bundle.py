@@ -1,0 +1,162 @@
+"""A bundle of a denoiser of latents where stepsearch is not installed: it decodes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stepsearch.diffusion.datasets import LatentsConfig
+from stepsearch.diffusion.datasets.latents import decoder
+from stepsearch.diffusion.denoisers import DiTConfig, UNetConfig
+from stepsearch.diffusion.seeds import generator
+from stepsearch.sampling.bundle import Bundle, write_bundle
+from stepsearch.sampling.sampler import generate
+from tests.latents import write_digits
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 5
+SHAPE = (4, 4, 4)
+CASES: dict[str, dict[str, Any]] = {
+    "ddim": {"sampler": {"num_steps": 8, "clip_sample": False, "eta": 0.5}},
+    "ddpm, v": {
+        "training": {"prediction_type": "v_prediction"},
+        "sampler": {"kind": "ddpm", "num_steps": 10, "clip_sample": False},
+    },
+    "edm": {
+        "noise": {"kind": "edm"},
+        "training": {"prediction_type": "edm"},
+        "sampler": {"kind": "dpm", "num_steps": 7, "clip_sample": False},
+    },
+    "flow, dit": {
+        "noise": {"kind": "flow"},
+        "training": {"prediction_type": "flow"},
+        "sampler": {"kind": "euler", "num_steps": 5, "clip_sample": False},
+    },
+}
+
+PROBE = """
+import json, sys
+import numpy as np, torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+
+torch.set_num_threads(1)
+arrays = {}
+for name, case in json.loads(sys.argv[1]).items():
+    pipeline = DiffusionPipeline.from_pretrained(
+        case["folder"] + "/pipeline", local_files_only=True, trust_remote_code=True
+    )
+    assert type(pipeline.vae) is AutoencoderKL
+    pipeline.set_progress_bar_config(disable=True)
+    arrays[name] = pipeline(
+        batch_size=len(case["seeds"]),
+        generator=[torch.Generator().manual_seed(seed) for seed in case["seeds"]],
+        num_inference_steps=case["num_steps"],
+        eta=case["eta"],
+        output_type="np",
+    ).images
+np.savez("seen.npz", **arrays)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundles(make_bundle: Callable[..., Bundle], encoded: Path) -> dict[str, Bundle]:
+    vae = LatentsConfig(path=encoded).load().vae
+    found = {}
+    for name, parts in CASES.items():
+        config = DiTConfig(layers=1) if "dit" in name else UNetConfig(channels=(8, 16))
+        network = config.build(SHAPE, seed=0)
+        if "dit" in name:  # a new one answers 0
+            weights = torch.Generator().manual_seed(0)
+            for parameter in network.parameters():
+                torch.nn.init.normal_(parameter, std=0.1, generator=weights)
+        found[name] = make_bundle(**parts, denoiser=network, vae=vae)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folders(
+    bundles: dict[str, Bundle], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("bundles")
+    return {name: write_bundle(home / name, bundle) for name, bundle in bundles.items()}
+
+
+def test_the_pipelines_draw_our_pictures(
+    bundles: dict[str, Bundle], folders: dict[str, Path], plain_python: Any, tmp_path: Path
+) -> None:
+    seeds = [generator("image", 5, i).initial_seed() for i in range(IMAGES)]
+    cases = {
+        name: {
+            "folder": str(folder),
+            "seeds": seeds,
+            "num_steps": bundles[name].sampler.num_steps,
+            "eta": bundles[name].sampler.eta,
+        }
+        for name, folder in folders.items()
+    }
+    ran = plain_python("-c", PROBE, json.dumps(cases), cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    with np.load(tmp_path / "seen.npz") as seen:
+        for name, bundle in bundles.items():
+            ours = generate(
+                bundle.denoiser,
+                bundle.process,
+                bundle.sampler,
+                IMAGES,
+                shape=SHAPE,
+                prediction_type=bundle.training.prediction_type,
+                seed=5,
+                decode=decoder(bundle.vae, torch.device("cpu")),
+            )
+            theirs = seen[name].transpose(0, 3, 1, 2)
+            assert theirs.shape == (IMAGES, 1, 8, 8)
+            assert theirs.std() > 0.05, name
+            np.testing.assert_allclose(theirs, ours / 2 + 0.5, rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("case", ["ddim", "flow, dit"])
+def test_the_readme_draws_and_the_script_trains_on_latents(
+    case: str, folders: dict[str, Path], plain_python: Any, tmp_path: Path
+) -> None:
+    """The retrained pipeline is drawn from in the same way."""
+    folder, out = folders[case], tmp_path / "retrained" / "pipeline"
+    ran = plain_python(folder / "train_with_strategy.py", "--steps=2", "--out", out, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    drawing = f"{blocks[0]}\nassert len(images) == 16\nassert images[0].size == (8, 8)\n"
+    for home in (folder, out.parent):
+        ran = plain_python("-c", drawing, cwd=home)
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_the_scripts_latents_are_those_that_were_trained_on(
+    folders: dict[str, Path], encoded: Path, plain_python: Any, tmp_path: Path
+) -> None:
+    digits = write_digits(tmp_path / "digits.npz", 300)
+    code = (
+        "import importlib.util, sys\n"
+        "import numpy as np, torch\n"
+        "from diffusers import AutoencoderKL\n"
+        "at = importlib.util.spec_from_file_location('script', 'train_with_strategy.py')\n"
+        "script = importlib.util.module_from_spec(at)\n"
+        "at.loader.exec_module(script)\n"
+        "images = torch.from_numpy(np.load(sys.argv[1])['images']).unsqueeze(1) / 127.5 - 1\n"
+        "vae = AutoencoderKL.from_pretrained('pipeline/vae')\n"
+        "np.save(sys.argv[2], script.encode(vae, images).numpy())\n"
+    )
+    ran = plain_python("-c", code, digits, tmp_path / "seen.npy", cwd=folders["ddim"])
+    assert ran.returncode == 0, ran.stderr
+    data = LatentsConfig(path=encoded).load()
+    ours = torch.cat([data.train, data.held_out]).double().numpy()
+    theirs = np.load(tmp_path / "seen.npy")
+    assert ours.shape == theirs.shape
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=1e-3)
+    assert np.sort(ours[:, 0, 0, 0]) == pytest.approx(np.sort(theirs[:, 0, 0, 0]), abs=1e-3)
