@@ -43,7 +43,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 PROBE = """
-import json, sys
+import importlib.util, json, sys
+from pathlib import Path
 import numpy as np, torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
@@ -62,6 +63,14 @@ for name, case in json.loads(sys.argv[1]).items():
         eta=case["eta"],
         output_type="np",
     ).images
+
+spec = importlib.util.spec_from_file_location(
+    "script", Path(case["folder"]) / "train_with_strategy.py"
+)
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+images = torch.from_numpy(np.load(sys.argv[2])["images"]).unsqueeze(1) / 127.5 - 1
+arrays["latents"] = script.encode(pipeline.vae, images).numpy()
 np.savez("seen.npz", **arrays)
 """
 
@@ -89,9 +98,15 @@ def folders(
     return {name: write_bundle(home / name, bundle) for name, bundle in bundles.items()}
 
 
-def test_the_pipelines_draw_our_pictures(
-    bundles: dict[str, Bundle], folders: dict[str, Path], plain_python: Any, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def seen(
+    bundles: dict[str, Bundle],
+    folders: dict[str, Path],
+    plain_python: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
+    """What the probe saw of all bundles, in one process: loading diffusers takes long."""
+    home = tmp_path_factory.mktemp("elsewhere")
     seeds = [generator("image", 5, i).initial_seed() for i in range(IMAGES)]
     cases = {
         name: {
@@ -102,61 +117,52 @@ def test_the_pipelines_draw_our_pictures(
         }
         for name, folder in folders.items()
     }
-    ran = plain_python("-c", PROBE, json.dumps(cases), cwd=tmp_path)
+    digits = write_digits(home / "digits.npz", 300)
+    ran = plain_python("-c", PROBE, json.dumps(cases), digits, cwd=home)
     assert ran.returncode == 0, ran.stderr
-    with np.load(tmp_path / "seen.npz") as seen:
-        for name, bundle in bundles.items():
-            ours = generate(
-                bundle.denoiser,
-                bundle.process,
-                bundle.sampler,
-                IMAGES,
-                shape=SHAPE,
-                prediction_type=bundle.training.prediction_type,
-                seed=5,
-                decode=decoder(bundle.vae, torch.device("cpu")),
-            )
-            theirs = seen[name].transpose(0, 3, 1, 2)
-            assert theirs.shape == (IMAGES, 1, 8, 8)
-            assert theirs.std() > 0.05, name
-            np.testing.assert_allclose(theirs, ours / 2 + 0.5, rtol=0, atol=1e-5, err_msg=name)
+    return np.load(home / "seen.npz")
 
 
-@pytest.mark.parametrize("case", ["ddim", "flow, dit"])
-def test_the_readme_draws_and_the_script_trains_on_latents(
-    case: str, folders: dict[str, Path], plain_python: Any, tmp_path: Path
-) -> None:
-    """The retrained pipeline is drawn from in the same way."""
-    folder, out = folders[case], tmp_path / "retrained" / "pipeline"
-    ran = plain_python(folder / "train_with_strategy.py", "--steps=2", "--out", out, cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    drawing = f"{blocks[0]}\nassert len(images) == 16\nassert images[0].size == (8, 8)\n"
-    for home in (folder, out.parent):
-        ran = plain_python("-c", drawing, cwd=home)
-        assert ran.returncode == 0, ran.stderr
-
-
-def test_the_scripts_latents_are_those_that_were_trained_on(
-    folders: dict[str, Path], encoded: Path, plain_python: Any, tmp_path: Path
-) -> None:
-    digits = write_digits(tmp_path / "digits.npz", 300)
-    code = (
-        "import importlib.util, sys\n"
-        "import numpy as np, torch\n"
-        "from diffusers import AutoencoderKL\n"
-        "at = importlib.util.spec_from_file_location('script', 'train_with_strategy.py')\n"
-        "script = importlib.util.module_from_spec(at)\n"
-        "at.loader.exec_module(script)\n"
-        "images = torch.from_numpy(np.load(sys.argv[1])['images']).unsqueeze(1) / 127.5 - 1\n"
-        "vae = AutoencoderKL.from_pretrained('pipeline/vae')\n"
-        "np.save(sys.argv[2], script.encode(vae, images).numpy())\n"
+@pytest.mark.parametrize("case", CASES)
+def test_the_pipelines_draw_our_pictures(case: str, bundles: dict[str, Bundle], seen: Any) -> None:
+    bundle = bundles[case]
+    ours = generate(
+        bundle.denoiser,
+        bundle.process,
+        bundle.sampler,
+        IMAGES,
+        shape=SHAPE,
+        prediction_type=bundle.training.prediction_type,
+        seed=5,
+        decode=decoder(bundle.vae, torch.device("cpu")),
     )
-    ran = plain_python("-c", code, digits, tmp_path / "seen.npy", cwd=folders["ddim"])
-    assert ran.returncode == 0, ran.stderr
+    theirs = seen[case].transpose(0, 3, 1, 2)
+    assert theirs.shape == (IMAGES, 1, 8, 8)
+    assert theirs.std() > 0.05
+    np.testing.assert_allclose(theirs, ours / 2 + 0.5, rtol=0, atol=1e-5)
+
+
+def test_the_scripts_latents_are_those_that_were_trained_on(seen: Any, encoded: Path) -> None:
     data = LatentsConfig(path=encoded).load()
     ours = torch.cat([data.train, data.held_out]).double().numpy()
-    theirs = np.load(tmp_path / "seen.npy")
+    theirs = seen["latents"]
     assert ours.shape == theirs.shape
     assert ours.mean() == pytest.approx(theirs.mean(), abs=1e-3)
     assert np.sort(ours[:, 0, 0, 0]) == pytest.approx(np.sort(theirs[:, 0, 0, 0]), abs=1e-3)
+
+
+def test_the_readme_draws_and_the_script_trains_on_latents(
+    folders: dict[str, Path], plain_python: Any, tmp_path: Path
+) -> None:
+    """The retrained pipeline is drawn from in the same way."""
+    folder, out = folders["flow, dit"], tmp_path / "retrained" / "pipeline"
+    ran = plain_python(folder / "train_with_strategy.py", "--steps=2", "--out", out, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    check = "assert len(images) == 16\nassert images[0].size == (8, 8)\n"
+    code = [
+        f"import os\nos.chdir({str(home)!r})\n{blocks[0]}\n{check}"
+        for home in (folder, out.parent)
+    ]
+    ran = plain_python("-c", "\n".join(code), cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr

@@ -42,8 +42,7 @@ class AutoencoderSettings(Config):
     @property
     def reduction(self) -> int:
         """Pixels along a side of one latent."""
-        halvings = len(self.block_out_channels) - 1
-        return 1 << halvings
+        return 1 << (len(self.block_out_channels) - 1)
 
     def shape(self, size: int) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a picture of size x size pixels."""

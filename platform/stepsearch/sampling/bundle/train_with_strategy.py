@@ -160,12 +160,10 @@ def check_classes(denoiser: ModelMixin, labels: Tensor | None) -> None:
 @torch.no_grad()
 def encode(vae: ModelMixin, images: Tensor) -> Tensor:
     """Latents, on their scale: the means of the posteriors."""
-    parts = torch.split(images, 32)
-    means = [vae.encode(part.to(vae.device)).latent_dist.mean.cpu() for part in parts]
-    latents: Tensor = (
-        torch.cat(means) - (vae.config.shift_factor or 0)
-    ) * vae.config.scaling_factor
-    return latents
+    batches = torch.split(images, 32)
+    means = [vae.encode(batch.to(vae.device)).latent_dist.mean.cpu() for batch in batches]
+    scale: float = vae.config.scaling_factor
+    return (torch.cat(means) - (vae.config.shift_factor or 0)) * scale
 
 
 def arguments(steps: int) -> argparse.Namespace:
