@@ -17,6 +17,7 @@ from stepsearch.diffusion.datasets.latents import decoder
 from stepsearch.diffusion.denoisers import DiTConfig, UNetConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.sampling.bundle import Bundle, write_bundle
+from stepsearch.sampling.guidance import labels_of
 from stepsearch.sampling.sampler import generate
 from tests.latents import write_digits
 
@@ -34,6 +35,9 @@ CASES: dict[str, dict[str, Any]] = {
         "noise": {"kind": "edm"},
         "training": {"prediction_type": "edm"},
         "sampler": {"kind": "dpm", "num_steps": 7, "clip_sample": False},
+    },
+    "dit, classes": {
+        "sampler": {"num_steps": 8, "clip_sample": False, "guidance": 2.0},
     },
     "flow, dit": {
         "noise": {"kind": "flow"},
@@ -57,7 +61,7 @@ for name, case in json.loads(sys.argv[1]).items():
     assert type(pipeline.vae) is AutoencoderKL
     pipeline.set_progress_bar_config(disable=True)
     arrays[name] = pipeline(
-        batch_size=len(case["seeds"]),
+        **case["asked"],
         generator=[torch.Generator().manual_seed(seed) for seed in case["seeds"]],
         num_inference_steps=case["num_steps"],
         eta=case["eta"],
@@ -77,16 +81,18 @@ np.savez("seen.npz", **arrays)
 
 @pytest.fixture(scope="module")
 def bundles(make_bundle: Callable[..., Bundle], encoded: Path) -> dict[str, Bundle]:
-    vae = LatentsConfig(path=encoded).load().vae
+    data = LatentsConfig(path=encoded).load()
     found = {}
     for name, parts in CASES.items():
         config = DiTConfig(layers=1) if "dit" in name else UNetConfig(channels=(8, 16))
-        network = config.build(SHAPE, seed=0)
+        classes = data.classes if "classes" in name else 0
+        network = config.build(SHAPE, seed=0, classes=classes)
         if "dit" in name:  # a new one answers 0
             weights = torch.Generator().manual_seed(0)
             for parameter in network.parameters():
                 torch.nn.init.normal_(parameter, std=0.1, generator=weights)
-        found[name] = make_bundle(**parts, denoiser=network, vae=vae)
+        shares = data.class_shares if classes else None
+        found[name] = make_bundle(**parts, denoiser=network, vae=data.vae, class_shares=shares)
     return found
 
 
@@ -112,6 +118,7 @@ def seen(
         name: {
             "folder": str(folder),
             "seeds": seeds,
+            "asked": _asked(bundles[name]),
             "num_steps": bundles[name].sampler.num_steps,
             "eta": bundles[name].sampler.eta,
         }
@@ -121,6 +128,13 @@ def seen(
     ran = plain_python("-c", PROBE, json.dumps(cases), digits, cwd=home)
     assert ran.returncode == 0, ran.stderr
     return np.load(home / "seen.npz")
+
+
+def _asked(bundle: Bundle) -> dict[str, Any]:
+    if bundle.class_shares is None:
+        return {"batch_size": IMAGES}
+    labels = labels_of(bundle.class_shares, 0, IMAGES).tolist()
+    return {"class_labels": labels, "guidance_scale": bundle.sampler.guidance}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -134,6 +148,7 @@ def test_the_pipelines_draw_our_pictures(case: str, bundles: dict[str, Bundle], 
         shape=SHAPE,
         prediction_type=bundle.training.prediction_type,
         seed=5,
+        class_shares=bundle.class_shares,
         decode=decoder(bundle.vae, torch.device("cpu")),
     )
     theirs = seen[case].transpose(0, 3, 1, 2)
