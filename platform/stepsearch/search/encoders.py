@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from stepsearch.cluster import connect, resources
 from stepsearch.diffusion.autoencoder import Autoencoder
-from stepsearch.diffusion.datasets.shards import Encoder, Pixels, Results, Run, Shard
+from stepsearch.diffusion.datasets.shards import (
+    Encoded,
+    Encoder,
+    Pixels,
+    Results,
+    Run,
+    Shard,
+)
 from stepsearch.errors import StepsearchError, UserError
 from stepsearch.shipping import packages_of
 
@@ -33,16 +41,14 @@ def encode_on_ray(address: str, workers: int | None, batch_size: int) -> Run:
             from ray.util import ActorPool
 
             gpus, count = _fit(workers, resources())
-            actor = ray.remote(Encoder).options(
+            actor = ray.remote(_Actor).options(
                 num_cpus=1, num_gpus=gpus, max_restarts=_RETRIES, max_task_retries=_RETRIES
             )
-            network = ray.put(autoencoder)
-            pool = ActorPool(
-                [actor.remote(network, batch_size) for _ in range(min(count, len(todo)))]
-            )
+            held = [ray.put(autoencoder)]
+            pool = ActorPool([actor.remote(batch_size) for _ in range(min(count, len(todo)))])
             try:
                 yield from pool.map_unordered(
-                    lambda encoder, shard: encoder.encode.remote(shard, read(shard)), todo
+                    lambda encoder, shard: encoder.encode.remote(held, shard, read(shard)), todo
                 )
             except RayError as error:
                 cause = getattr(error, "cause", error)
@@ -54,6 +60,22 @@ def encode_on_ray(address: str, workers: int | None, batch_size: int) -> Run:
                 ) from error
 
     return run
+
+
+class _Actor:
+    """An encoder that gets its autoencoder with its first shard, also where it has restarted."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._encoder: Encoder | None = None
+
+    def encode(self, held: list[Any], shard: Shard, pixels: Pixels) -> Encoded:
+        """`held` is a list so that Ray does not bring what it refers to with every shard."""
+        import ray
+
+        if self._encoder is None:
+            self._encoder = Encoder(ray.get(held[0]), self._batch_size)
+        return self._encoder.encode(shard, pixels)
 
 
 def _fit(workers: int | None, cluster: dict[str, float]) -> tuple[int, int]:

@@ -10,15 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from diffusers import (
-    AutoencoderKL,
-    ConsistencyModelPipeline,
-    DDPMPipeline,
-    DiffusionPipeline,
-    ModelMixin,
-)
+from diffusers import ConsistencyModelPipeline, DDPMPipeline, DiffusionPipeline, ModelMixin
 from torch import Tensor
 
+from stepsearch.diffusion.autoencoder import load_autoencoder
 from stepsearch.diffusion.datasets.latents import decoder
 from stepsearch.diffusion.denoisers import unconditional_dit
 from stepsearch.diffusion.labels import null_class
@@ -124,7 +119,7 @@ def _write_pipeline(folder: Path, bundle: Bundle) -> None:
         "scheduler": diffusion_scheduler(bundle.process, sampler, target),
     }
     if bundle.vae is not None:
-        parts["vae"] = AutoencoderKL.from_pretrained(bundle.vae, use_safetensors=True)
+        parts["vae"] = load_autoencoder(bundle.vae, "vae").network
     kind(**parts).save_pretrained(folder)
     if bundle.vae is not None:
         shutil.copytree(bundle.vae, folder / "vae", dirs_exist_ok=True)  # to the last bit
