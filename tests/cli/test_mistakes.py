@@ -9,6 +9,7 @@ import pytest
 
 import run_search
 from search_spaces import SPACES
+from stepsearch.evaluation.features.dinov2 import PUBLISHED as DINOV2
 from stepsearch.evaluation.features.inception import PUBLISHED
 from stepsearch.search.folder import SearchFolder
 from stepsearch.strategies import STRATEGIES
@@ -87,7 +88,11 @@ IN_THE_FILE = [
     ("trainer.strategy={kind: speed, lam: 1.1}",
      "trainer.strategy.lam must be at most 1, got 1.1"),
     ("trainer.judge.features={kind: clip}", "trainer.judge.features.kind must be one of "
-     "'classifier', 'inception', 'efficientnet_lite0', got 'clip'"),
+     "'classifier', 'inception', 'dinov2', 'efficientnet_lite0', got 'clip'"),
+    ("trainer.judge={features: {kind: dinov2, network: vits14, weights: /no/x}, "
+     "classifier: {budget: 60000}}",
+     f"judge.features.weights must be {DINOV2['vits14'].what}, got '/no/x': No such file or "
+     "directory"),
     ("trainer.judge={features: {kind: inception, weights: /no/x}, classifier: {budget: 60000}}",
      f"judge.features.weights must be {PUBLISHED.what}, got '/no/x': No such file or "
      "directory"),

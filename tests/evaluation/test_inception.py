@@ -206,7 +206,7 @@ def test_the_scores_of_papers_have_the_names_of_papers():
     ("data", "line"),
     [
         ({"kind": "vgg"}, "judge.features.kind must be one of 'classifier', 'inception', "
-         "'efficientnet_lite0', got 'vgg'"),
+         "'dinov2', 'efficientnet_lite0', got 'vgg'"),
         ({"weights": "a.pth"}, "judge.features.kind is required"),
         ("inception", "judge.features must be a mapping, got 'inception'"),
         ({"kind": "inception", "weights": 3}, "judge.features.weights must be a path, got 3"),

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stepsearch.evaluation.features.base import FeaturesConfig
+from stepsearch.evaluation.features.dinov2 import DinoV2Config
 from stepsearch.evaluation.features.efficientnet_lite0 import EfficientNetLite0Config
 from stepsearch.evaluation.features.inception import InceptionConfig
 from stepsearch.evaluation.features.trained import TrainedFeaturesConfig
@@ -14,16 +15,19 @@ from stepsearch.evaluation.features.trained import TrainedFeaturesConfig
 FEATURES: dict[str, type[FeaturesConfig]] = {
     "classifier": TrainedFeaturesConfig,
     "inception": InceptionConfig,
+    "dinov2": DinoV2Config,
     "efficientnet_lite0": EfficientNetLite0Config,
 }
 
 AnyFeatures = Annotated[
-    TrainedFeaturesConfig | InceptionConfig | EfficientNetLite0Config, Field(discriminator="kind")
+    TrainedFeaturesConfig | InceptionConfig | DinoV2Config | EfficientNetLite0Config,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
     "FEATURES",
     "AnyFeatures",
+    "DinoV2Config",
     "EfficientNetLite0Config",
     "FeaturesConfig",
     "InceptionConfig",

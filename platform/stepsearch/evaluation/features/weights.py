@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,9 +40,9 @@ def read_published(file: Path, published: Published, field: str) -> bytes:
 
 
 def load_published(
-    build: type[nn.Module], file: Path, published: Published, field: str
+    build: Callable[[], nn.Module], file: Path, published: Published, field: str
 ) -> nn.Module:
-    """The network `build` with the weights in a published file, in eval mode.
+    """The network that `build` makes, with the weights in a published file, in eval mode.
 
     Raises UserError for any other file.
     """
