@@ -59,6 +59,7 @@ from benchmarks.peers.measure import Measured, measure
 from benchmarks.peers.task import Note, NotingTrainer, Task
 from run_search import DEFAULT, load
 from stepsearch.study import TpeConfig
+from trainers.stopwatch import OF_THE_CLOCK
 
 PEERS = {
     "stepsearch": "stepsearch_lanes.py",
@@ -66,7 +67,6 @@ PEERS = {
     "Optuna": "optuna_processes.py",
     "random": "random_processes.py",
 }
-_OF_THE_CLOCK = {"train_cpu_s", "evaluation_cpu_s", "images_per_s"}
 _IMPORTS = "import diffusers, matplotlib, mlflow, optuna, ray.train.torch, ray.tune, sklearn"
 _NEVER = math.inf
 _QUICK = {"budget.trials": 8, "budget.images": 5120, "trainer.judge.samples": 200}
@@ -158,7 +158,7 @@ def _beginning(peer: Measured) -> dict[int, dict[str, float]]:
     """The first reports of the trials that every peer begins with, but for the clock's metrics."""
     fixed, first = range(len(peer.task.fixed())), peer.task.milestones[0]
     return {
-        note.trial: {k: v for k, v in note.metrics.items() if k not in _OF_THE_CLOCK}
+        note.trial: {k: v for k, v in note.metrics.items() if k not in OF_THE_CLOCK}
         for note in peer.notes
         if note.trial in fixed and note.images_seen == first
     }

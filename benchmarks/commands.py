@@ -33,11 +33,12 @@ from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.search.driver import launch
 from stepsearch.search.trial import Report, Run, Trial
 from stepsearch.tracking import TrackingConfig, ui_command
+from trainers.stopwatch import OF_THE_CLOCK
 
 ROOT = Path(__file__).parents[1]
 METRICS = (
     "fd_digits", "kid_digits", "precision", "recall", "pixel_fd", "off_manifold", "train_loss",
-    "grad_norm", "images_per_s", "train_cpu_s", "evaluation_cpu_s",
+    "grad_norm", "drawn_images", "network_evaluations", *sorted(OF_THE_CLOCK),
 )  # fmt: skip
 PORT = 5987
 

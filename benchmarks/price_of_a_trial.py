@@ -59,9 +59,9 @@ from stepsearch.search.config import (
 )
 from stepsearch.search.driver import launch
 from stepsearch.study import RandomConfig
+from trainers.stopwatch import OF_THE_CLOCK
 
 NAME = "price"
-_OF_THE_CLOCK = {"train_cpu_s", "evaluation_cpu_s", "images_per_s"}
 
 
 def configuration(storage: Path, lanes: int, workers: int = 1, **scheduler: Any) -> SearchConfig:
@@ -124,7 +124,7 @@ class Measured:
     def outcome(self) -> list[tuple[int, dict[str, float]]]:
         """What the trainings came to: all metrics but those of the clock, by trial."""
         rows = [
-            (row["trial"], {k: v for k, v in row["metrics"].items() if k not in _OF_THE_CLOCK})
+            (row["trial"], {k: v for k, v in row["metrics"].items() if k not in OF_THE_CLOCK})
             for row in self.reports
         ]
         return sorted(rows, key=lambda row: (row[0], row[1]["images_seen"]))

@@ -19,6 +19,7 @@ from trainers.diagnostics import diagnostics_row
 from trainers.judging import judge_of
 from trainers.rows import append_row, strategy_row
 from trainers.stages import drawing_cost
+from trainers.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from trainers.denoising import DenoisingConfig
@@ -53,10 +54,12 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
             training.save(checkpoint)
         if asked_to_leave:
             return
-        trained = time.process_time()
+        trained, watch = time.process_time(), Stopwatch()
         metrics = {"images_seen": float(milestone)}
         with slices.fitting(workers, in_slices=False):
-            metrics |= _evaluate(config, training, trial, workers, milestone, report)
+            metrics |= _evaluate(config, training, trial, workers, milestone, report, watch)
+        watch.lap("judging")
+        metrics |= watch.laps | _drawn(config)
         noise = training.gradient_noise(config.gradient_images) if config.gradient_images else None
         metrics |= _summary(losses, noise, training, trial.folder, milestone)
         if config.training.precision == "float16":
@@ -95,6 +98,7 @@ def _evaluate(
     workers: Workers,
     images_seen: int,
     report: Report,
+    watch: Stopwatch,
 ) -> dict[str, float]:
     """Scores of images drawn with the EMA denoiser; a picture of some is left behind."""
     denoiser, data = training.ema, config.dataset.load()
@@ -111,6 +115,7 @@ def _evaluate(
         tick=lambda: report.progress(training.images_seen),  # a sign of life
         decode=decoder(data.vae, workers.device),
     )
+    watch.lap("drawing")
     if workers.rank > 0:
         return {}
     pictures = trial.folder / "pictures"
@@ -120,6 +125,13 @@ def _evaluate(
     scores, target = judge.score(images), config.training.prediction_type
     cost = drawing_cost(denoiser, training.process, config.sampler, target, data.shape)
     return {**scores, **cost}
+
+
+def _drawn(config: DenoisingConfig) -> dict[str, float]:
+    """How many images a report draws, and how often the network is evaluated for all of them."""
+    images = config.judge.samples
+    evaluations = images * config.sampler.num_steps
+    return {"drawn_images": float(images), "network_evaluations": float(evaluations)}
 
 
 def _summary(

@@ -47,6 +47,19 @@ def test_status_shows_what_is_spent_and_which_budget_ended_the_search(
     assert "Spent: 1 h 56 min · 3.9 CPU-hours" in said
 
 
+def test_status_shows_what_evaluation_took(cli: Cli, recorded_search: Recorded) -> None:
+    seconds = {"train_cpu_s": 1.0, "evaluation_cpu_s": 3.0}
+    parts = {"drawing_cpu_s": 2.0, "judging_cpu_s": 1.0}
+    counts = {"drawn_images": 64.0, "network_evaluations": 128.0}
+    line = {"trial": 0, "images_seen": 320, "metrics": seconds | parts | counts}
+    folder = recorded_search("old")
+    (folder / "history.jsonl").write_text(json.dumps(line) + "\n")
+    assert (
+        "Evaluation took 75% of the trials' CPU time (drawing 50%, judging 25%): 64 images, 128 "
+        "network evaluations; fewer judge.samples or budget.reports leave more for training"
+    ) in " ".join(cli("status", "old").out.split())
+
+
 def test_show_draws_p_and_w_within_the_terminal(cli: Cli) -> None:
     ending = cli("show", "speed", "--set", "tau=600", "--set", "k=3")
     assert (ending.code, ending.err) == (0, "")

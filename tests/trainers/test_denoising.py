@@ -22,10 +22,10 @@ from stepsearch.strategies import strategy
 from trainers import trainer
 from trainers.rows import last_strategy, read_rows
 from trainers.stages import drawing_cost
+from trainers.stopwatch import OF_THE_CLOCK
 from trainers.training_trial import CHECKPOINT, run
 
 MILESTONES = (64, 128, 192)
-OF_THE_CLOCK = ("train_cpu_s", "evaluation_cpu_s", "images_per_s")
 
 
 class Listener:
@@ -74,6 +74,24 @@ def test_a_trial_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert list(second.heard) == [64, 128, 192], "the report at its checkpoint may have been lost"
     assert second.heard[128] == first.heard[128]
     assert second.heard | first.heard == whole.heard
+
+
+def test_a_trial_says_what_its_images_and_their_scores_cost(trial: Trial) -> None:
+    reports: list[dict[str, float]] = []
+
+    class Keeper(Listener):
+        def __call__(self, metrics: Mapping[str, float]) -> bool:
+            reports.append(dict(metrics))
+            return super().__call__(metrics)
+
+    trial.folder.mkdir()
+    run(trial, Keeper(last=128))
+    assert [report["drawn_images"] for report in reports] == [32, 32]
+    assert [report["network_evaluations"] for report in reports] == [64, 64]
+    for report in reports:
+        parts = report["drawing_cpu_s"], report["judging_cpu_s"]
+        assert min(*parts, report["drawing_s"], report["judging_s"]) > 0
+        assert sum(parts) <= report["evaluation_cpu_s"]
 
 
 def test_a_trial_in_float16_says_how_many_steps_it_skipped(trial: Trial) -> None:

@@ -157,6 +157,8 @@ def _places(result: SearchResult) -> RenderableType:
     if any(result.ledger.spent.values()):
         config, spent = result.config, result.ledger.spent
         text.append(f"Spent: {in_words(spent, config.budget, config.prices)}\n")
+    if evaluating := result.evaluating:
+        text.append(f"Evaluation {evaluating}\n")
     text.append(f"Everything is in {result.folder.mirror.place}")
     if result.waiting:
         wait = f"{result.waiting} records wait for MLflow"

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
+from stepsearch.search.evaluating import Evaluating
 from stepsearch.search.files import dump_yaml
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.groups import Groups, compare_groups
@@ -90,6 +91,11 @@ class SearchResult:
     def speed_up(self) -> SpeedUp | None:
         """The winner's over the baseline; None if there is no winner or it is the baseline."""
         return self.winner.speed_up if self.winner else None
+
+    @property
+    def evaluating(self) -> Evaluating | None:
+        """What looking at the trials has cost; None where nothing was trained."""
+        return Evaluating.of(self.history)
 
     def export(self, out: Path, trial: int | None = None) -> Path:
         """Write the bundle of a trial (the winner if none is named) into the new folder `out`.

@@ -71,11 +71,15 @@ def _ended_by(result: SearchResult) -> str:
 def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:
     """The verdict as metrics of the parent run; `speed_up` only where the baseline was reached."""
     board, history, rung = result.leaderboard, result.history, result.first_rung
+    evaluating = result.evaluating
     found = {
         "wall_s": seconds,
         **{f"spent_{name}": value for name, value in result.ledger.spent.items() if value},
         "train_cpu_s": history.total("train_cpu_s"),
         "evaluation_cpu_s": history.total("evaluation_cpu_s"),
+        "evaluation_share": evaluating.share if evaluating else None,
+        "drawn_images": evaluating.images if evaluating else None,
+        "network_evaluations": evaluating.network_evaluations if evaluating else None,
         "baseline": board.baseline.value if board.baseline else None,
         "winner": board.winner.value if board.winner else None,
         "speed_up": result.speed_up.median if result.speed_up else None,
