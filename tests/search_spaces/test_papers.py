@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.trial import FixedTrial
 from PIL import Image
 
 import run_search
@@ -31,6 +34,46 @@ def test_a_recipe_needs_the_path_of_the_data_only(file: Path, pictures: Path) ->
     config = run_search.load(file, [f"trainer.dataset.path={pictures}"])
     config.trainer.check(config.lanes.workers)
     config.space.check(config.trainer.facts())
+
+
+def listed() -> dict[str, list[str]]:
+    """docs/papers.md: what stands after `run search_spaces/papers/` -> its words."""
+    page = (PAPERS.parents[1] / "docs" / "papers.md").read_text()
+    lines = re.findall(r"^\|.*\| `(\w+\.yaml.*)` \|$", page, flags=re.MULTILINE)
+    return {line: shlex.split(line) for line in lines}
+
+
+def test_the_page_on_papers_lists_all_recipes() -> None:
+    assert {words[0] for words in listed().values()} == {f.name for f in PAPERS.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("line", listed())
+def test_each_line_of_the_page_on_papers_is_a_search(line: str, pictures: Path) -> None:
+    """Of trials that are the baseline and the papers' own, none of them proposed."""
+    file, *words = listed()[line]
+    assert set(words[::2]) <= {"--set"}
+    config = run_search.load(PAPERS / file, [f"trainer.dataset.path={pictures}", *words[1::2]])
+    facts = config.trainer.facts()
+    config.space.check(facts)
+    points = config.space.fixed(facts)[: config.budget.trials]
+    assert len(points) == config.budget.trials >= 2
+    assert points[0].label == "uniform"
+    for point in points:
+        proposed = config.space.suggest(FixedTrial(dict(point.params)), facts)
+        config.trainer_for(proposed).check(config.lanes.workers)
+
+
+def test_table_1_in_one_search_has_its_six_rows(pictures: Path) -> None:
+    line = next(words for line, words in listed().items() if "budget.trials=6" in line)
+    config = run_search.load(PAPERS / line[0], [f"trainer.dataset.path={pictures}", *line[2::2]])
+    assert [point.label for point in config.space.fixed(config.trainer.facts())[:6]] == [
+        "uniform",
+        "P2 (paper)",
+        "Min-SNR (paper)",
+        "logit-normal (SD3)",
+        "SpeeD (older code)",
+        "Adaptive (paper, CIFAR-10)",
+    ]
 
 
 def test_the_recipe_of_adaptive_sampling_is_its_table_7(pictures: Path) -> None:
