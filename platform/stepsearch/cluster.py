@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stepsearch.config import Config
 from stepsearch.door import check_token, on_loopback, own_folder, own_token, reread_credentials
@@ -56,10 +56,28 @@ class LanesConfig(Config):
         0, ge=0, le=9, description="searches of a lower one give lanes back while this one waits"
     )
     workers: int = Field(1, ge=1, description="Ray Train workers of one lane")
+    min_workers: int | None = Field(
+        None, ge=1, description="as few as a lane takes where there is no room for all; none: all"
+    )
     cpus: float = Field(1.0, gt=0, description="CPUs a worker")
     gpus: float | None = Field(
         None, ge=0, description="GPUs a worker, a fraction only with one worker; none: 1 if any"
     )
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> LanesConfig:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers must be at most workers ({self.workers}), got {self.min_workers}"
+            )
+        return self
+
+    @property
+    def fewer(self) -> tuple[int, ...]:
+        """What a lane may have instead of `workers`, the most first: they share a batch evenly
+        that so many share."""
+        fewest = self.min_workers or self.workers
+        return tuple(n for n in range(self.workers - 1, fewest - 1, -1) if self.workers % n == 0)
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,8 @@ class LaneShape:
     workers: int
     cpus: float
     gpus: float
+    fewer: tuple[int, ...] = ()
+    """What a lane may have instead of `workers`, where there is no room for all."""
 
     @property
     def worker_resources(self) -> dict[str, float]:
@@ -223,20 +243,23 @@ def fit_lanes(lanes: LanesConfig, cluster: dict[str, float]) -> LaneShape:
             f"lanes.gpus may be a fraction below 1 only with lanes.workers 1, "
             f"got gpus {gpus} with workers {lanes.workers}"
         )
-    whole = min(
-        _lanes_that_fit(have_cpus, lanes.cpus, lanes.workers),
-        _lanes_that_fit(have_gpus, gpus, lanes.workers) if gpus else math.inf,
-    )
-    room = int(lanes.share * whole + 1e-9)
-    if (lanes.count or 1) > room:
+    wanted = lanes.count or 1
+    for workers in (lanes.workers, *lanes.fewer):
+        whole = min(
+            _lanes_that_fit(have_cpus, lanes.cpus, workers),
+            _lanes_that_fit(have_gpus, gpus, workers) if gpus else math.inf,
+        )
+        room = int(lanes.share * whole + 1e-9)
+        if wanted <= room:
+            break
+    else:
         part = "the cluster" if lanes.share == 1 else f"{lanes.share:g} of the cluster"
         raise UserError(
-            f"lanes must fit into {part}: {lanes.count or 1} x {lanes.workers} workers need "
-            f"{(lanes.count or 1) * lanes.workers * lanes.cpus:g} CPUs and "
-            f"{(lanes.count or 1) * lanes.workers * gpus:g} GPUs, it has "
+            f"lanes must fit into {part}: {wanted} x {workers} workers need "
+            f"{wanted * workers * lanes.cpus:g} CPUs and {wanted * workers * gpus:g} GPUs, it has "
             f"{lanes.share * have_cpus:g} CPUs and {lanes.share * have_gpus:g} GPUs"
         )
-    return LaneShape(lanes.count or room, lanes.workers, lanes.cpus, gpus)
+    return LaneShape(lanes.count or room, lanes.workers, lanes.cpus, gpus, lanes.fewer)
 
 
 def _lanes_that_fit(have: float, a_worker: float, workers: int) -> int:

@@ -46,8 +46,9 @@ IN_THE_FILE = [
     ("budget.money=5", "budget.money must have a price: set prices.gpu_hour or prices.cpu_hour, "
      "got money 5"),
     ("lanes.shares=0.5", "lanes.shares is not a known key; did you mean 'share'? (known keys: "
-     "count, cpus, gpus, priority, share, workers)"),
+     "count, cpus, gpus, min_workers, priority, share, workers)"),
     ("lanes.share=2", "lanes.share must be at most 1, got 2"),
+    ("lanes.min_workers=2", "lanes.min_workers must be at most workers (1), got 2"),
     ("trainer.training.batchsize=1", "trainer.training.batchsize is not a known key; did you mean "
      "'batch_size'? (known keys: accumulation, batch_size, channels_last, compile, ema_decay, "
      "ema_halflives, grad_clip, gradient_checkpointing, label_dropout, lr, lr_scheduler, "

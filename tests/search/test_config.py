@@ -75,6 +75,9 @@ LINES = [
     (LanesConfig, {"share": 1.5}, "share must be at most 1, got 1.5"),
     (LanesConfig, {"count": 0}, "count must be at least 1, got 0"),
     (LanesConfig, {"workers": 0}, "workers must be at least 1, got 0"),
+    (LanesConfig, {"min_workers": 0}, "min_workers must be at least 1, got 0"),
+    (LanesConfig, {"workers": 2, "min_workers": 4},
+     "min_workers must be at most workers (2), got 4"),
     (LanesConfig, {"cpus": 0}, "cpus must be greater than 0, got 0"),
     (LanesConfig, {"gpus": -1}, "gpus must be at least 0, got -1"),
     (TrialSchedulerConfig, {"kind": "hyperband"},
@@ -162,3 +165,21 @@ def test_a_budget_can_be_raised_or_set_and_never_lowered():
 def test_a_share_is_a_part_of_the_lanes_that_the_cluster_holds(lanes, count):
     cluster = {"CPU": 16.0, "GPU": 8.0}
     assert fit_lanes(LanesConfig(**lanes), cluster).count == count
+
+
+@pytest.mark.parametrize(
+    ("fewest", "fewer"), [(None, ()), (12, ()), (7, ()), (6, (6,)), (2, (6, 4, 3, 2))]
+)
+def test_fewer_workers_share_a_batch_as_evenly(fewest, fewer):
+    assert LanesConfig(workers=12, min_workers=fewest).fewer == fewer
+
+
+@pytest.mark.parametrize(("cpus", "count"), [(8, 2), (7, 1), (3, 1), (2, 1)])
+def test_lanes_are_counted_with_all_their_workers_while_one_fits(cpus, count):
+    shape = fit_lanes(LanesConfig(workers=4, min_workers=2), {"CPU": float(cpus)})
+    assert (shape.count, shape.workers, shape.fewer) == (count, 4, (2,))
+
+
+def test_lanes_that_do_not_fit_with_the_fewest_workers_are_refused():
+    with pytest.raises(UserError, match=r"1 x 2 workers need 2 CPUs and 0 GPUs, it has 1 CPUs"):
+        fit_lanes(LanesConfig(workers=4, min_workers=2), {"CPU": 1.0})

@@ -112,6 +112,22 @@ def test_a_trial_goes_on_from_the_bucket_when_its_node_dies(
         assert seen.count(milestones[0]) == 1, "no trial begins anew"
 
 
+def test_a_lane_goes_on_with_fewer_workers_when_a_node_dies(
+    small: Small, drive: Drive, nodes: Nodes
+) -> None:
+    nodes.do("add 1")
+    lanes = {"count": 1, "workers": 2, "min_workers": 1}
+    config = small(budget=LONG, trial_scheduler={"kind": "fifo"}, retries=1, lanes=lanes)
+    driver = drive(config, "run", "FILE", "--address", nodes.address)
+    wait_for_reports(config.folder, 2)
+    nodes.wait_for_trainers(1, 1)
+    nodes.wait_for_trainers(2, 1)
+    nodes.do("kill 2")
+    output, _ = driver.communicate(timeout=480)
+    assert driver.returncode == 0, output
+    check_nothing_is_lost(SearchResult.read(config.resolved()), config.budget.milestones())
+
+
 def test_a_storage_that_a_node_does_not_see_is_refused(
     small: Small, drive: Drive, nodes: Nodes, tmp_path: Path
 ) -> None:

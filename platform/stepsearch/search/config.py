@@ -126,6 +126,11 @@ class SearchConfig(Config):
             )
         return self
 
+    def check_trainer(self) -> None:
+        """Raise UserError unless the trainer fits a lane's workers, and as few as it may have."""
+        for workers in (self.lanes.workers, *self.lanes.fewer):
+            self.trainer.check(workers)
+
     def check_space(self) -> None:
         """Raise UserError unless the space fits the trainer, and the finalists the space."""
         facts = self.trainer.facts()

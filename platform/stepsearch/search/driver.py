@@ -41,7 +41,7 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
     there.refresh()
     with ExitStack() as opened:
         connection = opened.enter_context(cluster.connecting(config.cluster, _code(config)))
-        config.trainer.check(config.lanes.workers)
+        config.check_trainer()
         config = config.resolved()
         earlier = Earlier.of(config)
         data = config.trainer.facts().fingerprint
@@ -73,7 +73,7 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
     A search that has nothing left to do is only read, and what waits for MLflow is delivered.
     `config` may have a larger budget than before.
     """
-    config.trainer.check(config.lanes.workers)
+    config.check_trainer()
     folder = SearchFolder.find(config.storage, config.name)
     with ExitStack() as opened:
         opened.enter_context(folder.locked())

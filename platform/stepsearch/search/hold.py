@@ -16,6 +16,7 @@ class Hold:
         self.cancelled = threading.Event()
         """It is to take nothing more."""
         self._since: float | None = None
+        self._share = 1.0
         self._before = before
 
     @property
@@ -25,12 +26,14 @@ class Hold:
 
     @property
     def seconds(self) -> float:
-        """How long it has held them until now, in all."""
+        """How long it has held them until now, in all; a part of them counts as a part."""
         since = self._since
-        return self._before + (0.0 if since is None else time.monotonic() - since)
+        held = 0.0 if since is None else time.monotonic() - since
+        return self._before + self._share * held
 
-    def begin(self) -> None:
-        self._since, self.waiting = time.monotonic(), False
+    def begin(self, share: float = 1.0) -> None:
+        """It has them, or with fewer workers this share of them."""
+        self._since, self._share, self.waiting = time.monotonic(), share, False
 
     def end(self) -> None:
         self._before, self._since, self.waiting = self.seconds, None, False

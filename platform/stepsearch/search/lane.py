@@ -80,6 +80,7 @@ class Lane(threading.Thread):
                 storage_path=str(folder),
             ),
             hold=self.hold,
+            sizes=(shape.workers, *shape.fewer),
         )
         self._trainer = self._new_trainer()
 

@@ -7,6 +7,7 @@ nowhere else.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
@@ -19,7 +20,11 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import (
+    FixedScalingPolicy,
+    ResizeDecision,
+    ScalingDecision,
+)
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
     DefaultPlacementGroupHandle,
@@ -34,6 +39,8 @@ _STARTS_IN_VAIN = 3
 """So many worker groups in a row may die before they ask for a trial."""
 _PATIENCE_S = 2.0
 """How long a placement group may take until its lane is said to wait for it."""
+_TRIED_S = 10.0
+"""How long a lane waits for room for so many workers where it may have fewer."""
 
 
 class LaneTrainer(TorchTrainer):
@@ -45,12 +52,17 @@ class LaneTrainer(TorchTrainer):
     """
 
     def __init__(
-        self, *arguments: Any, hold: Hold, lost: Callable[[], bool], **options: Any
+        self,
+        *arguments: Any,
+        hold: Hold,
+        lost: Callable[[], bool],
+        sizes: tuple[int, ...],
+        **options: Any,
     ) -> None:
         """`hold` is told what the workers hold; `lost` is called when they are lost, and says
-        whether they had worked."""
+        whether they had worked; `sizes` are how many of them there may be, the most first."""
         super().__init__(*arguments, **options)
-        self._lost = lost
+        self._lost, self._size = lost, _Size(sizes)
         self._loop = asyncio.new_event_loop()
         self._hold = hold
         self._controller: TrainController | None = None
@@ -73,11 +85,11 @@ class LaneTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:
 
         class Workers(_LaneWorkers):
-            hold = self._hold
+            hold, size = self._hold, self._size
 
         policies = {
-            "scaling_policy": _LanePolicy(self.scaling_config),
-            "failure_policy": _LaneFailures(self._lost),
+            "scaling_policy": _LanePolicy(self.scaling_config, self._size),
+            "failure_policy": _LaneFailures(self._lost, self._size),
         }
         controller = self._controller = _LaneController(**parts | policies)
         controller.worker_group_cls = Workers
@@ -95,9 +107,48 @@ class LaneTrainer(TorchTrainer):
         return [callback for callback in callbacks if not isinstance(callback, _DISPENSABLE)]
 
 
+class _Size:
+    """How many workers a lane asks for: the most, and fewer where there is no room for so many."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self._sizes, self._at = sizes, 0
+        self._tries_another = False
+
+    @property
+    def workers(self) -> int:
+        return self._sizes[self._at]
+
+    def enough(self, seconds: float) -> bool:
+        """Whether it has waited so long that another number is tried, which is the next one."""
+        if len(self._sizes) == 1 or seconds < _TRIED_S:
+            return False
+        self._at = (self._at + 1) % len(self._sizes)
+        self._tries_another = True
+        return True
+
+    def tries_another(self) -> bool:
+        """Whether a start ended for that reason, since it was asked the last time."""
+        tries, self._tries_another = self._tries_another, False
+        return tries
+
+    def found(self) -> float:
+        """There is room for them: they are this share of the most, which is asked for first when
+        they are lost."""
+        share, self._at = self.workers / self._sizes[0], 0
+        return share
+
+
 class _LanePolicy(FixedScalingPolicy):
     """A policy without Train's coordinator, one more actor that imports Ray Data: the autoscaler
-    hears of a lane by its placement group."""
+    hears of a lane by its placement group. Train's elastic policy asks that actor for room."""
+
+    def __init__(self, config: ray.train.ScalingConfig, size: _Size) -> None:
+        super().__init__(config)
+        self._size = size
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        each = self.scaling_config._resources_per_worker_not_none
+        return ResizeDecision(self._size.workers, each)
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Nothing: there is no coordinator."""
@@ -109,30 +160,34 @@ class _LanePolicy(FixedScalingPolicy):
 class _LaneFailures(FailurePolicy):
     """Starts a lost worker group again, however often, unless it never comes to work."""
 
-    def __init__(self, lost: Callable[[], bool]) -> None:
+    def __init__(self, lost: Callable[[], bool], size: _Size) -> None:
         super().__init__(ray.train.FailureConfig())
-        self._lost, self._in_vain = lost, 0
+        self._lost, self._size, self._in_vain = lost, size, 0
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if self._size.tries_another():
+            return FailureDecision.RETRY
         self._in_vain = 0 if self._lost() else self._in_vain + 1
         return FailureDecision.RETRY if self._in_vain < _STARTS_IN_VAIN else FailureDecision.RAISE
 
 
 class _Place(DefaultPlacementGroupHandle):
     """A placement group that waits for as long as others hold what it needs, or until a lost node
-    is back: Train gives up."""
+    is back, unless there may be fewer workers: Train gives up."""
 
-    def __init__(self, group: PlacementGroup, hold: Hold) -> None:
+    def __init__(self, group: PlacementGroup, hold: Hold, size: _Size) -> None:
         super().__init__(group)
-        self._hold = hold
+        self._hold, self._size = hold, size
 
     def wait(self, timeout_seconds: float = 0) -> bool:
-        """Until it is there; False once the lane is cancelled."""
+        """Until it is there; False once the lane is cancelled, or tries another number of
+        workers."""
+        since = time.monotonic()
         while not super().wait(_PATIENCE_S):
             self._hold.waiting = True
-            if self._hold.cancelled.wait(0.1):
+            if self._hold.cancelled.wait(0.1) or self._size.enough(time.monotonic() - since):
                 return False
-        self._hold.begin()
+        self._hold.begin(self._size.found())
         return True
 
     def shutdown(self) -> None:
@@ -144,6 +199,7 @@ class _LaneWorkers(WorkerGroup):
     """Its workers are not told of a controller's actor: there is none."""
 
     hold: Hold
+    size: _Size
 
     def _create_placement_group(self, scaling_config: Any, context: Any) -> _Place:
         """With the name of the lane, which others read (priorities.py)."""
@@ -153,7 +209,7 @@ class _LaneWorkers(WorkerGroup):
             bundle_label_selector=context.label_selector,
             name=self._train_run_context.run_config.name,
         )
-        return _Place(group, self.hold)
+        return _Place(group, self.hold, self.size)
 
     def _init_train_context_on_workers(
         self, workers: list[Worker], sync_actor: Any, train_context_args: dict[str, list[Any]]

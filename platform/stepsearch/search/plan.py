@@ -59,7 +59,7 @@ def show_plan(config: SearchConfig, console: Console) -> None:
     not fit together or the lanes not into the cluster.
     """
     config.check_space()
-    config.trainer.check(config.lanes.workers)
+    config.check_trainer()
     config, here = config.resolved(), local_resources()
     earlier = Earlier.of(config)
     begins = beginning(config, earlier)[: config.budget.trials]
