@@ -130,7 +130,7 @@ def _evaluate(
 def _drawn(config: DenoisingConfig) -> dict[str, float]:
     """How many images a report draws, and how often the network is evaluated for all of them."""
     images = config.judge.samples
-    evaluations = images * config.sampler.num_steps
+    evaluations = images * config.sampler.evaluations
     return {"drawn_images": float(images), "network_evaluations": float(evaluations)}
 
 
