@@ -58,6 +58,24 @@ def test_latents_in_a_file_beside_gradients_and_boundaries_of_ones_own(
     assert "compare" in ending.out
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_file_sharded_over_a_cluster(cli: Cli, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "latents.npy", random.standard_normal((301, 4, 4, 4), dtype=np.float32))
+    some = ["stages", "latents.npy", "--n", "4", "--samples", "500", "--json"]
+    cli(*some, "one.json")
+    ending = cli(*some, "two.json", "--address", "local", "--set", "workers=2")
+    assert (ending.code, ending.err) == (0, "")
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert two["boundaries"] == pytest.approx(one["boundaries"])
+    assert two["points"] == one["points"] == [301, 64]
+    assert two["settings"]["workers"] == 2
+    for words in (["digits", "--set", "workers=3"], ["latents.npy", "--set", "workers=400"]):
+        ending = cli("stages", *words)
+        assert (ending.code, ending.err.count("\n"), ending.out) == (2, 1, "")
+        assert ending.err.startswith("error: workers must be at most 2 with one CPU each")
+
+
 def test_a_folder_of_images(cli: Cli, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
@@ -89,6 +107,10 @@ WRONG = [
     (["digits", "--set", "device=meta"], None),
     (["digits", "--set", "gradients=-1"], "gradients must be at least 0, got -1"),
     (["digits", "--set", "signed=3"], None),
+    (["digits", "--set", "workers=0"], "workers must be at least 1, got 0"),
+    (["digits", "--set", "workers=two"], "workers must be an integer, got 'two'"),
+    (["digits", "--address", "local", "--set", "gradients=5"],
+     "gradients must be 0 where the data set is sharded: one process trains on all of it, got 5"),
     (["digits", "--set", "compare=[0.6, 0.4]"],
      "compare must be one to four times 0 < t_1 < t_2 < ... < 1, got [0.6, 0.4]"),
     (["digits", "--set", "compare=[0.4, 1.0]"],

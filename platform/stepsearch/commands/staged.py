@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,19 @@ from stepsearch.diffusion.datasets import DATASETS
 from stepsearch.diffusion.datasets.latents import MANIFEST
 from stepsearch.diffusion.stages import (
     Found,
-    Points,
     StagesConfig,
     check_boundaries,
-    find_stages,
     latents,
     pixels,
 )
 from stepsearch.diffusion.stages.baselines import Boundaries
 from stepsearch.diffusion.stages.figure import methods, stages_figure
+from stepsearch.diffusion.stages.find import stages_of
 from stepsearch.diffusion.stages.gradients import gradient_similarity
 from stepsearch.diffusion.stages.kernels import KernelName, matched
+from stepsearch.diffusion.stages.optimal import OptimalDenoiser, check_device
+from stepsearch.diffusion.stages.sharded import ShardedDenoiser
+from stepsearch.diffusion.stages.similarity import Denoiser
 from stepsearch.errors import UserError
 from stepsearch.pixels import scaled
 from stepsearch.search.files import assignments, write_json
@@ -52,6 +55,8 @@ class _Asked(StagesConfig):
     """Steps of the training whose gradients are clustered; 0: it is left out."""
     compare: tuple[float, ...] | None = None
     """Boundaries of one's own, as times of the VP kernel."""
+    workers: int | None = Field(default=None, ge=1)
+    """Of a Ray cluster, with a part of the data set each; none: as many as an --address has."""
 
     @field_validator("compare")
     @classmethod
@@ -65,19 +70,35 @@ def show_stages(
     sets: Sequence[str],
     console: Console,
     *,
+    address: str | None = None,
     out: Path | None = None,
     json: Path | None = None,
 ) -> None:
     """Find the boundaries and print them beside those of other methods.
 
-    `sets` are KEY=VALUE, of the method or of the data set; `out` takes the figure. Raises
-    UserError, for what cannot be written too before the work begins.
+    `sets` are KEY=VALUE, of the method or of the data set; `out` takes the figure. With an address
+    or workers the data set is sharded over a Ray cluster. Raises UserError, for what cannot be
+    written too before the work begins.
     """
     check_picture("--out", out, FigureCanvasAgg.get_supported_filetypes())
     check_file("--json", json)
     values = assignments(sets)
     own = {key: values.pop(key) for key in list(values) if key in _Asked.model_fields}
     asked = parse(_Asked, options | own)
+    if address is None and asked.workers is None:
+        found = _find_here(dataset, values, asked, console)
+    else:
+        found = _find_sharded(dataset, values, asked, address or "local", console)
+    rows = methods(found) | ({} if asked.compare is None else {"compare": asked.compare})
+    _print(found, rows, asked, console)
+    if out is not None:
+        stages_figure(found, title=Path(dataset).stem).savefig(out)
+    if json is not None:
+        write_json(json, _as_json(found, rows, asked))
+
+
+def _find_here(dataset: str, values: dict[str, Any], asked: _Asked, console: Console) -> Found:
+    check_device(asked.device)
     images, is_pixels = _read(dataset, values)
     points = pixels(images, signed=asked.signed) if is_pixels else latents(images)
     _use_all_cpus(4.0 * asked.samples * len(points) * points.d)
@@ -85,13 +106,39 @@ def show_stages(
     if asked.gradients:
         with console.status(f"training a denoiser for {asked.gradients} steps"):
             gradients = gradient_similarity(_trainable(images), asked.gradients, asked.seed)
-    found = _find(points, asked, gradients, console)
-    rows = methods(found) | ({} if asked.compare is None else {"compare": asked.compare})
-    _print(found, rows, asked, console)
-    if out is not None:
-        stages_figure(found, title=Path(dataset).stem).savefig(out)
-    if json is not None:
-        write_json(json, _as_json(found, rows, asked, points))
+    denoiser = OptimalDenoiser(points, device=asked.device, memory=asked.memory * 2**20)
+    return _find(denoiser, asked, gradients, console)
+
+
+def _find_sharded(
+    dataset: str, values: dict[str, Any], asked: _Asked, address: str, console: Console
+) -> Found:
+    from stepsearch.search.sharding import sharded
+
+    if asked.gradients:
+        raise UserError(
+            "gradients must be 0 where the data set is sharded: one process trains on all of it,"
+            f" got {asked.gradients}"
+        )
+    memory = asked.memory * 2**20
+    shards = sharded(
+        partial(_read, _absolute(dataset), values),
+        asked.workers,
+        address=address,
+        signed=asked.signed,
+        device=asked.device,
+        memory=memory,
+    )
+    with shards as everywhere:
+        with console.status("reading"):
+            denoiser = ShardedDenoiser(everywhere, memory=memory)
+        return _find(denoiser, asked, None, console)
+
+
+def _absolute(dataset: str) -> str:
+    """Workers have another folder."""
+    is_path = dataset not in DATASETS and Path(dataset).exists()
+    return str(Path(dataset).absolute()) if is_path else dataset
 
 
 def _read(dataset: str, values: dict[str, Any]) -> tuple[Tensor, bool]:
@@ -143,15 +190,15 @@ def _use_all_cpus(operations: float) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
-def _find(points: Points, asked: _Asked, gradients: Any, console: Console) -> Found:
+def _find(denoiser: Denoiser, asked: _Asked, gradients: Any, console: Console) -> Found:
     columns = (TextColumn("optimal denoiser"), BarColumn(), TaskProgressColumn())
     shown = console.is_terminal
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown
     ) as progress:
         task = progress.add_task("", total=1.0)
-        return find_stages(
-            points,
+        return stages_of(
+            denoiser,
             asked,
             gradients=gradients,
             progress=lambda share: progress.update(task, completed=share),
@@ -179,9 +226,7 @@ def _told(boundaries: Boundaries, kernel: KernelName) -> str:
     return " ".join(f"{t:.3f}" if t < 10 else f"{t:.2f}" for t in times)
 
 
-def _as_json(
-    found: Found, rows: dict[str, Boundaries], asked: _Asked, points: Points
-) -> dict[str, Any]:
+def _as_json(found: Found, rows: dict[str, Boundaries], asked: _Asked) -> dict[str, Any]:
     """Boundaries in the kernel's clock; everything else in VP's."""
     edges = np.array(found.boundaries)
     return {
@@ -189,7 +234,7 @@ def _as_json(
         "sigma": matched(edges, "edm").tolist(),
         "warnings": list(found.warnings),
         "settings": asked.model_dump(mode="json"),
-        "points": [len(points), points.d],
+        "points": list(found.points),
         "methods": {
             name: {"vp": list(each), "unlikeness": found.unlikeness(each)}
             for name, each in rows.items()

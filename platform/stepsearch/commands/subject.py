@@ -92,6 +92,7 @@ def show(
         "stages digits --n 4 --out stages.png",
         "stages my_pictures --set size=32 --set device=cuda",
         "stages latents.npy --samples 20000 --json stages.json",
+        "stages /data/pictures --set size=64 --address auto",
     )
 )
 def stages(
@@ -113,6 +114,14 @@ def stages(
             "--set", metavar="KEY=VALUE", help="a parameter of the method or of the data set"
         ),
     ] = [],  # noqa: B006
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="shard the data over a Ray cluster: local, auto or host:port",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="draw them")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="write them here too")] = None,
 ) -> None:
@@ -123,4 +132,4 @@ def stages(
     from stepsearch.commands.staged import show_stages
 
     options = {"n": n, "samples": samples, "seed": seed, "kernel": kernel}
-    show_stages(dataset, options, set_, console, out=out, json=json)
+    show_stages(dataset, options, set_, console, address=address, out=out, json=json)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from stepsearch.config import Config
 from stepsearch.diffusion.stages.algorithms import (
@@ -29,6 +28,7 @@ from stepsearch.diffusion.stages.optimal import OptimalDenoiser
 from stepsearch.diffusion.stages.points import Points
 from stepsearch.diffusion.stages.similarity import (
     NODES,
+    Denoiser,
     EndSimilarity,
     GridSimilarity,
     Progress,
@@ -56,24 +56,14 @@ class StagesConfig(Config):
     memory: int = Field(default=512, ge=1)
     """MiB on the device beside the data."""
 
-    @field_validator("device")
-    @classmethod
-    def _device_is_here(cls, device: str) -> str:
-        try:
-            torch.zeros(1, device=device).cpu()
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"device must be one of this machine, got {device!r}: {reason}"
-            ) from None
-        return device
-
 
 @dataclass(frozen=True)
 class Found:
     """Boundaries as times of the VP kernel, and why."""
 
     config: StagesConfig
+    points: tuple[int, int]
+    """How many there are, and of how many numbers each."""
     boundaries: Boundaries
     """By Algorithm 1 for three stages, by Algorithm 2 for another number."""
     warnings: tuple[str, ...]
@@ -102,10 +92,22 @@ def find_stages(
     """Boundaries of the stages of a data set; the same seed gives the same ones.
 
     `gradients` [m, m] (see `gradient_similarity`) adds the clusters of the loss's gradients to the
-    other methods. Raises UserError if Algorithm 1's stages overlap or the memory is too small.
+    other methods. Raises UserError if Algorithm 1's stages overlap, the memory is too small, or
+    there is no such device.
     """
     config = config or StagesConfig()
     denoiser = OptimalDenoiser(points, device=config.device, memory=config.memory * 2**20)
+    return stages_of(denoiser, config, gradients=gradients, progress=progress)
+
+
+def stages_of(
+    denoiser: Denoiser,
+    config: StagesConfig,
+    *,
+    gradients: FloatArray | None = None,
+    progress: Progress = lambda share: None,
+) -> Found:
+    """`find_stages` for an optimal denoiser whose points may be anywhere."""
     denoiser.batch(len(NODES))  # too little memory is refused now, not after Algorithm 1
     rest = (config.eta, config.seed)
     ends = end_similarity(denoiser, config.samples, *rest, lambda share: progress(share * _FIRST))
@@ -118,12 +120,14 @@ def find_stages(
     means = running_means(ends)
     crossings = three_stages(means, config.alpha)
     others = _others(config.n, grid, gradients)
-    if config.n != 3:
+    warnings: tuple[str, ...] = ()
+    if config.n == 3:
+        boundaries: Boundaries = (crossings[0].tau, crossings[1].tau)
+        warnings = _warnings(crossings, config.alpha)
+    else:
         boundaries = others.pop(ALGORITHM_2)
-        return Found(config, boundaries, (), crossings, ends, means, grid, others)
-    boundaries = (crossings[0].tau, crossings[1].tau)
-    warnings = _warnings(crossings, config.alpha)
-    return Found(config, boundaries, warnings, crossings, ends, means, grid, others)
+    points = len(denoiser), len(denoiser.span)
+    return Found(config, points, boundaries, warnings, crossings, ends, means, grid, others)
 
 
 _FIRST = 0.6

@@ -12,6 +12,10 @@ distances nor the weights are ever held as a whole.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,6 +28,39 @@ _NEGLIGIBLE = 40.0
 """A weight below e^-40 of the largest one is no part of a float32 sum, be it a million times."""
 
 
+def check_device(device: str) -> None:
+    """Raise UserError unless this machine has it."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device must be one of this machine, got {device!r}: {reason}") from None
+
+
+class Sums(NamedTuple):
+    """Of the softmaxes over some of the data, for B points at L noise levels each."""
+
+    top: Tensor
+    """The largest logits, or guesses at them: what weights are relative to; [B, L]."""
+    total: Tensor
+    """The weights, [B, L]."""
+    weighted: Tensor
+    """The points times their weights, [B, L, d]."""
+
+    def mean(self) -> Tensor:
+        """E [B, L, d], over all points that were summed; overwrites the sums."""
+        return self.weighted.div_(self.total[..., None])
+
+
+def merge(a: Sums, b: Sums) -> Sums:
+    """Over the points of both; overwrites a."""
+    top = torch.maximum(a.top, b.top)
+    of_a, of_b = (a.top - top).exp_(), (b.top - top).exp_()
+    a.total.mul_(of_a).addcmul_(b.total, of_b)
+    a.weighted.mul_(of_a[..., None]).addcmul_(b.weighted, of_b[..., None])
+    return a._replace(top=top)
+
+
 class OptimalDenoiser:
     """E and what follows from it, for points y with noise eps; deterministic."""
 
@@ -32,8 +69,9 @@ class OptimalDenoiser:
     ) -> None:
         """`memory`, in bytes, bounds what is held beside the points, on the device.
 
-        Raises UserError if it cannot hold a single point's work.
+        Raises UserError if it cannot hold a single point's work, or without such a device.
         """
+        check_device(str(device))
         self.points, self.device, self._memory = points, torch.device(device), memory
         self._chunk = max(1, min(_CHUNK, len(points), memory // 4 // (8 * points.d)))
         self.batch(1)
@@ -50,12 +88,29 @@ class OptimalDenoiser:
             )
         return floats // each
 
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def span(self) -> Tensor:
+        """Of each coordinate (see `Points`); [d]."""
+        return self.points.span
+
+    def at(self, chosen: npt.NDArray[np.int64]) -> Tensor:
+        """Points of the data, centred and in the kernel's unit (see `Points.centred`)."""
+        rows = self.points.rows
+        return self.points.centred(rows[torch.from_numpy(chosen).to(rows.device)], self.device)
+
     def posterior_mean(self, y: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """E at x^ = y + sigma eps, y being points of the data.
 
-        y is centred and in the kernel's unit (see `Points.centred`), and so is E: y and noise [B,
-        d], sigma [B, L], for L levels of the same noise, gives [B, L, d].
+        y is centred and in the kernel's unit, and so is E: y and noise [B, d], sigma [B, L], for L
+        levels of the same noise, gives [B, L, d].
         """
+        return self.sums(y, noise, sigma).mean()
+
+    def sums(self, y: Tensor, noise: Tensor, sigma: Tensor) -> Sums:
+        """What `posterior_mean` is made of; y need not be one of these points."""
         levels = sigma.shape[1]
         means = [_RunningMean(*self._own(y, noise, sigma[:, i])) for i in range(levels)]
         x = y + sigma * noise if levels == 1 else None
@@ -69,7 +124,8 @@ class OptimalDenoiser:
                 # <y + sigma eps, y_i>: two products do for all levels of the same noise
                 scores = along_x if along_noise is None else along_x + level * along_noise
                 mean.add(scores / level.square(), chunk)
-        return torch.stack([mean.value() for mean in means], dim=1)
+        parts = zip(*(mean.sums() for mean in means), strict=True)
+        return Sums(*(torch.stack(part, dim=1) for part in parts))
 
     @staticmethod
     def _own(y: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
@@ -104,5 +160,5 @@ class _RunningMean:
         self._total += weights.sum(1)
         self._sum.addmm_(weights, rows)
 
-    def value(self) -> Tensor:
-        return self._sum.div_(self._total[:, None])
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._top, self._total, self._sum

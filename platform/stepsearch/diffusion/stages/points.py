@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,63 +43,89 @@ class Points:
         return moved.sub_(self.mean.to(device)).div_(self.unit)
 
 
-def pixels(images: Tensor, *, signed: bool = False) -> Points:
-    """Images as uint8, or as floats in [-1, 1]; [N, ...].
+@dataclass(frozen=True)
+class Statistics:
+    """The least, the largest and the summed value of each coordinate; float64 [d] on the CPU."""
 
-    The kernel adds its noise to pixels in [0, 1], as the multi-stage paper's code does, or, if
-    `signed`, to pixels in [-1, 1], as a denoiser is trained. Raises UserError unless there are two
-    different images.
-    """
-    rows = _rows(images)
-    full = 255.0 if rows.dtype == torch.uint8 else 2.0
-    low, high, mean = _statistics(rows)
-    if full == 2 and not (low.min() >= -1 and high.max() <= 1):
-        bounds = f"{low.min():g}..{high.max():g}"
-        raise UserError(f"pixels must be uint8 or in -1..1, got values in {bounds}")
-    span = 2.0 if signed else 1.0
-    return Points(rows, full / span, mean, torch.full_like(mean, span))
+    count: int
+    low: Tensor
+    high: Tensor
+    total: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.total / self.count).float()
+
+    def check(self) -> None:
+        """Raises UserError unless all values are finite, and two points differ."""
+        if self.count < 2:
+            raise UserError(f"the data set must hold at least 2 images, got {self.count}")
+        if not self.total.isfinite().all():
+            raise UserError("the data set must hold finite numbers, got NaN or infinite ones")
+        if torch.equal(self.low, self.high):
+            raise UserError(
+                f"the data set must hold at least 2 different images, got {self.count} identical"
+                " ones"
+            )
 
 
-def latents(values: Tensor) -> Points:
-    """Latents as floats [N, C, ...]; the kernel adds its noise to them as they are.
-
-    A change counts against the range of its channel. Raises UserError unless all are finite and
-    two differ.
-    """
+def statistics(values: Tensor) -> Statistics:
+    """Of images or latents [N, ...]."""
     rows = _rows(values)
-    low, high, mean = _statistics(rows)
-    channels = values.shape[1]
-    low = low.view(channels, -1).amin(1, keepdim=True)
-    high = high.view(channels, -1).amax(1, keepdim=True)
-    span = (high - low).expand(channels, rows.shape[1] // channels)
-    return Points(rows, 1.0, mean, span.flatten())
-
-
-def _rows(values: Tensor) -> Tensor:
-    if values.ndim < 2 or not values[0:1].numel():
-        raise UserError(f"the data set must have shape [N, ...], got {tuple(values.shape)}")
-    if len(values) < 2:
-        raise UserError(f"the data set must hold at least 2 images, got {len(values)}")
-    return values.flatten(1)
-
-
-def _statistics(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The least, the largest and the mean value of each coordinate; float32 [d] on the CPU.
-
-    Raises UserError where a value is not finite, or where all rows are the same.
-    """
     total = torch.zeros(rows.shape[1], dtype=torch.float64)
     low, high = total + torch.inf, total - torch.inf
     for block in _blocks(rows):
         total += block.sum(0)
         low, high = torch.minimum(low, block.amin(0)), torch.maximum(high, block.amax(0))
-    if not total.isfinite().all():
-        raise UserError("the data set must hold finite numbers, got NaN or infinite ones")
-    if torch.equal(low, high):
-        raise UserError(
-            f"the data set must hold at least 2 different images, got {len(rows)} identical ones"
-        )
-    return low.float(), high.float(), (total / len(rows)).float()
+    return Statistics(len(rows), low, high, total)
+
+
+def joined(parts: Sequence[Statistics]) -> Statistics:
+    """Of all points of the parts together."""
+    return Statistics(
+        sum(part.count for part in parts),
+        torch.stack([part.low for part in parts]).amin(0),
+        torch.stack([part.high for part in parts]).amax(0),
+        torch.stack([part.total for part in parts]).sum(0),
+    )
+
+
+def pixels(images: Tensor, *, signed: bool = False, whole: Statistics | None = None) -> Points:
+    """Images as uint8, or as floats in [-1, 1]; [N, ...].
+
+    The kernel adds its noise to pixels in [0, 1], as the multi-stage paper's code does, or, if
+    `signed`, to pixels in [-1, 1], as a denoiser is trained. `whole` is of the data set that they
+    are a part of. Raises UserError unless there are two different images.
+    """
+    rows, whole = _rows(images), whole or statistics(images)
+    whole.check()
+    full = 255.0 if rows.dtype == torch.uint8 else 2.0
+    if full == 2 and not (whole.low.min() >= -1 and whole.high.max() <= 1):
+        bounds = f"{whole.low.min():g}..{whole.high.max():g}"
+        raise UserError(f"pixels must be uint8 or in -1..1, got values in {bounds}")
+    span = 2.0 if signed else 1.0
+    return Points(rows, full / span, whole.mean, torch.full_like(whole.mean, span))
+
+
+def latents(values: Tensor, *, whole: Statistics | None = None) -> Points:
+    """Latents as floats [N, C, ...]; the kernel adds its noise to them as they are.
+
+    A change counts against the range of its channel. `whole` is of the data set that they are a
+    part of. Raises UserError unless all are finite and two differ.
+    """
+    rows, whole = _rows(values), whole or statistics(values)
+    whole.check()
+    channels = values.shape[1]
+    low = whole.low.view(channels, -1).amin(1, keepdim=True)
+    high = whole.high.view(channels, -1).amax(1, keepdim=True)
+    span = (high - low).float().expand(channels, rows.shape[1] // channels)
+    return Points(rows, 1.0, whole.mean, span.flatten())
+
+
+def _rows(values: Tensor) -> Tensor:
+    if values.ndim < 2 or not values[0:1].numel():
+        raise UserError(f"the data set must have shape [N, ...], got {tuple(values.shape)}")
+    return values.flatten(1)
 
 
 def _blocks(rows: Tensor) -> Iterator[Tensor]:

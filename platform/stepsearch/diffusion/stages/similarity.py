@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,26 @@ import torch
 from torch import Tensor
 
 from stepsearch.diffusion.stages.kernels import KERNELS, T_MIN
-from stepsearch.diffusion.stages.optimal import OptimalDenoiser
 from stepsearch.strategies.base import FloatArray
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done."""
+
+
+class Denoiser(Protocol):
+    """The optimal denoiser, wherever its points are: see `OptimalDenoiser`."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def span(self) -> Tensor: ...
+
+    def batch(self, levels: int) -> int: ...
+
+    def at(self, chosen: npt.NDArray[np.int64]) -> Tensor: ...
+
+    def posterior_mean(self, y: Tensor, noise: Tensor, sigma: Tensor) -> Tensor: ...
+
 
 NODES = np.append(np.arange(20) * 0.05 + T_MIN, 1.0)
 """The 21 times that Algorithm 2 compares."""
@@ -52,13 +68,13 @@ class GridSimilarity:
 
 
 def end_similarity(
-    denoiser: OptimalDenoiser, samples: int, eta: float, seed: int, progress: Progress
+    denoiser: Denoiser, samples: int, eta: float, seed: int, progress: Progress
 ) -> EndSimilarity:
     """The samples of Algorithm 1: a time, a point and a noise each, whatever the memory."""
     random = np.random.default_rng(seed)
     t = np.sort(random.uniform(T_MIN, 1, samples))
     sigmas = KERNELS["vp"].sigma(t)
-    chosen = random.integers(len(denoiser.points), size=samples)
+    chosen = random.integers(len(denoiser), size=samples)
     found: list[tuple[Tensor, Tensor]] = []
     step = min(denoiser.batch(1), _BATCH)
     for begin in range(0, samples, step):
@@ -66,7 +82,7 @@ def end_similarity(
         y, noise = _draw(denoiser, chosen[part], random)
         sigma = torch.from_numpy(sigmas[part, None]).to(y)
         mean = denoiser.posterior_mean(y, noise, sigma)[:, 0]
-        tolerance = eta * sigma * denoiser.points.span.to(y)
+        tolerance = eta * sigma * denoiser.span.to(y)
         found.append((_share((y - mean).abs(), tolerance), _share(mean.abs(), tolerance)))
         progress(min(1.0, (begin + step) / samples))
     to_data, to_noise = (torch.cat(each).numpy() for each in zip(*found, strict=True))
@@ -74,11 +90,11 @@ def end_similarity(
 
 
 def grid_similarity(
-    denoiser: OptimalDenoiser, samples: int, eta: float, seed: int, progress: Progress
+    denoiser: Denoiser, samples: int, eta: float, seed: int, progress: Progress
 ) -> GridSimilarity:
     """The samples of Algorithm 2: each point with its noise at all of NODES."""
     random = np.random.default_rng((seed, 2))
-    chosen = random.integers(len(denoiser.points), size=samples)
+    chosen = random.integers(len(denoiser), size=samples)
     levels = KERNELS["vp"].sigma(NODES)
     similarity = torch.zeros(len(NODES), len(NODES), dtype=torch.float64)
     change = torch.zeros(len(NODES) - 1, dtype=torch.float64)
@@ -90,7 +106,7 @@ def grid_similarity(
         change += _change(y, mean, sigma)
         # eps*_a - eps is enough: the same eps is in both terms of a difference
         error = mean.neg_().add_(y[:, None]).div_(sigma[..., None])
-        similarity += _pairs(error, eta * denoiser.points.span.to(y))
+        similarity += _pairs(error, eta * denoiser.span.to(y))
         progress(min(1.0, (begin + step) / samples))
     return GridSimilarity((similarity / samples).numpy(), (change / samples).numpy())
 
@@ -100,13 +116,12 @@ _BATCH = 512
 
 
 def _draw(
-    denoiser: OptimalDenoiser, chosen: npt.NDArray[np.int64], random: np.random.Generator
+    denoiser: Denoiser, chosen: npt.NDArray[np.int64], random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Points and noise, both [B, d]; numpy draws the same numbers in whatever pieces."""
-    points = denoiser.points
-    rows = points.rows[torch.from_numpy(chosen).to(points.rows.device)]
-    noise = random.standard_normal(rows.shape, dtype=np.float32)
-    return points.centred(rows, denoiser.device), torch.from_numpy(noise).to(denoiser.device)
+    y = denoiser.at(chosen)
+    noise = random.standard_normal(y.shape, dtype=np.float32)
+    return y, torch.from_numpy(noise).to(y.device)
 
 
 def _share(values: Tensor, tolerance: Tensor) -> Tensor:
