@@ -1,5 +1,6 @@
 """The sums of the multi-stage paper's Tables 7 to 9, and costs of real networks."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,21 @@ def test_table_9_has_the_encoder_of_43_million_up_to_three_stages(parameters, to
     """It prints 230 for three, against the 237 of Table 7 for the same network."""
     rows = costs([(p, 1) for p in parameters], (43, 0))
     assert rows.parameters == total
+
+
+@pytest.mark.parametrize(
+    ("edges", "gflops", "total"),
+    [
+        ([0.476], [26.59, 16.85], 21.49),
+        ([0.376, 0.526, 0.726], [29.78, 16.85, 11.97, 4.41], 17.33),
+        ([0.376, 0.476, 0.626, 0.776], [30.38, 16.82, 16.82, 4.42, 3.28], 17.03),
+    ],
+)
+def test_flops_of_table_9_are_weighted_by_the_lengths_of_the_stages(edges, gflops, total):
+    """But for three stages, which are those of Table 7."""
+    lengths = np.diff([0, *edges, 1])
+    stages = [(50, flops) for flops in gflops]
+    assert costs(stages, (43, 0)).flops(list(lengths)) == pytest.approx(total, abs=0.006)
 
 
 @pytest.mark.parametrize(

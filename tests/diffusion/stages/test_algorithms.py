@@ -8,6 +8,7 @@ import torch
 
 from stepsearch.diffusion.stages import Points, StagesConfig, find_stages, latents, pixels
 from stepsearch.diffusion.stages.algorithms import any_stages, running_means, three_stages
+from stepsearch.diffusion.stages.kernels import KERNELS, T_MIN
 from stepsearch.diffusion.stages.optimal import OptimalDenoiser
 from stepsearch.diffusion.stages.similarity import (
     NODES,
@@ -142,6 +143,53 @@ def test_the_grid_is_symmetric_with_ones_on_its_diagonal(grid: GridSimilarity) -
     np.testing.assert_array_equal(np.diag(grid.similarity), 1)
     assert np.all((grid.similarity >= 0) & (grid.similarity <= 1))
     assert np.all(grid.change > 0)
+
+
+# --- the readings that are not taken ------------------------------------------------------------
+
+
+def test_other_readings_of_the_similarity_have_other_boundaries(digits: Points) -> None:
+    """B11: eps at t = 1 of its own x, as equation 7 has it, and E in the place of eps."""
+    denoiser, random = OptimalDenoiser(digits), np.random.default_rng(0)
+    t = np.sort(random.uniform(T_MIN, 1, 5000))
+    y = denoiser.at(random.integers(len(denoiser), size=5000))
+    noise = torch.from_numpy(random.standard_normal(y.shape, dtype=np.float32))
+    sigma = torch.from_numpy(KERNELS["vp"].sigma(np.stack([t, np.ones(5000)], axis=1))).float()
+    means = denoiser.posterior_mean(y, noise, sigma)
+    error = (y[:, None] - means) / sigma[..., None]
+
+    def within(difference: torch.Tensor) -> np.ndarray:
+        return (difference.abs() <= ETA).double().mean(1).numpy()
+
+    literal = EndSimilarity(t, within(error[:, 0]), within(error[:, 0] - error[:, 1]))
+    assert boundaries(literal)[1] == pytest.approx(0.792, abs=0.010)
+    by_x0 = EndSimilarity(t, within(y - means[:, 0]), within(means[:, 0] - means[:, 1]))
+    assert boundaries(by_x0) == pytest.approx((0.107, 0.705), abs=0.010)
+
+
+# --- as on photographs ---------------------------------------------------------------------------
+
+
+def photograph_like(count: int) -> torch.Tensor:
+    """Noise with an amplitude of f^-1.65, channels that correlate by 0.9, CIFAR-10's mean and
+    deviation; uint8 [count, 3, 32, 32]."""
+    generator = torch.Generator().manual_seed(0)
+    frequency = torch.fft.fftfreq(32)
+    radius = (frequency[:, None].square() + frequency.square()).sqrt()
+    radius[0, 0] = 1 / 32
+    grey, own = (torch.randn(count, c, 32, 32, generator=generator) for c in (1, 3))
+    white = torch.fft.fft2(0.9**0.5 * grey + 0.1**0.5 * own)
+    images = torch.fft.ifft2(white * radius**-1.65).real
+    return (images / images.std() * 0.251 + 0.473).mul_(255).round_().clamp_(0, 255).byte()
+
+
+def test_images_like_cifars_have_the_cuts_of_table_9() -> None:
+    """B4, within one of the 21 cells."""
+    denoiser = OptimalDenoiser(pixels(photograph_like(5000)))
+    grid = grid_similarity(denoiser, 200, ETA, 0, silent)
+    table_9 = [(0.476,), (0.376, 0.526, 0.726), (0.376, 0.476, 0.626, 0.776)]
+    for cuts in table_9:
+        assert any_stages(grid.similarity, len(cuts) + 1) == pytest.approx(cuts, abs=0.051)
 
 
 # --- both ---------------------------------------------------------------------------------------

@@ -60,5 +60,14 @@ def test_equal_change_spends_the_same_in_every_stage() -> None:
     assert equal_change(2, late) == pytest.approx([(NODES[19] + 1) / 2])
 
 
-def test_equal_times() -> None:
-    assert equal_times(3) == pytest.approx((1 / 3, 2 / 3))
+@pytest.mark.parametrize("timesteps", [100, 1000])
+def test_equal_times_are_clusters_of_the_timestep_itself(timesteps: int) -> None:
+    """The references .34, .67 and .334, .667 are the first times in each."""
+    t = np.arange(1, timesteps + 1) / timesteps
+    i, j = np.ogrid[: timesteps + 1, : timesteps + 1]
+    size = np.maximum(j - i, 0)
+    below, above = size // 2, np.maximum(size - 1, 0) // 2
+    cost = below * (below + 1) + above * (above + 1)  # twice the sum of |t - t_c|, in steps
+    found = t[partition(cost, 3)]
+    assert found == pytest.approx((0.34, 0.67) if timesteps == 100 else (0.334, 0.667))
+    assert equal_times(3) == pytest.approx(found, abs=1 / timesteps)
