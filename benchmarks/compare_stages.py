@@ -2,7 +2,8 @@
 
 All have about as many weights, and train until they have spent as many FLOPs as the unified one
 does on --images. The stages of the clusterings are those that `run_search.py stages` finds;
---searched are boundaries of a search. MNIST is that of benchmarks/recording.py.
+--searched are boundaries of a search. Two have Algorithm 1's stages and decoders of unlike widths.
+MNIST is that of benchmarks/recording.py.
 
     python benchmarks/compare_stages.py --dataset digits [--images 38400] [--seeds 3]
         [--searched T1 T2] [--only NAME ...] [--processes 2] [--out FILE.csv] [--as-it-is]
@@ -43,6 +44,13 @@ BASELINE = "unified"
 WIDE, NARROW, SEPARATE = [24, 48], [16, 32], [12, 28]
 """Channels of the unified denoiser; of one with stages, which has three ways up; of each of three
 separate ones. 367, 340 and 352 thousand weights."""
+TAILORED = {
+    "wide near the data": [[24, 48], [16, 32], [8, 16]],
+    "wide near the noise": [[8, 16], [16, 32], [24, 48]],
+}
+"""Decoders of Algorithm 1's stages, in the paper's manner and the other way round: 365 thousand
+weights."""
+SEARCHED, GRADIENTS = "searched", "gradient clusters"
 _GRADIENT_STEPS = 600
 
 
@@ -105,6 +113,10 @@ def denoisers(clusters: Mapping[str, Boundaries]) -> dict[str, dict[str, Any]]:
         "unified, narrow": {"kind": "unet", "channels": NARROW, "groups": 4},
         "separate": {"kind": "separate", "boundaries": analytic, "unet": small},
         **{name: {**stages, "boundaries": at} for name, at in clusters.items()},
+        **{
+            name: {**stages, "boundaries": analytic, "decoders": decoders}
+            for name, decoders in TAILORED.items()
+        },
     }
 
 
@@ -117,15 +129,16 @@ def recipe(data: Mapping[str, Any], denoiser: Mapping[str, Any]) -> DenoisingCon
     return SeparateDenoising.model_validate({"denoiser": denoiser, **changes})
 
 
-def clusterings(data: Dataset, searched: Boundaries | None) -> dict[str, Boundaries]:
+def clusterings(
+    data: Dataset, searched: Boundaries | None, with_gradients: bool
+) -> dict[str, Boundaries]:
     """Three stages by each method, as times of the VP kernel."""
-    gradients = gradient_similarity(scaled(data.train), _GRADIENT_STEPS, seed=0)
+    gradients = None
+    if with_gradients:
+        gradients = gradient_similarity(scaled(data.train), _GRADIENT_STEPS, seed=0)
     found = find_stages(pixels(data.train), StagesConfig(n=3), gradients=gradients)
-    return {
-        "Algorithm 1": found.boundaries,
-        **found.others,
-        **({"searched": searched} if searched else {}),
-    }
+    named = {f"{SEARCHED} {searched[0]:g} {searched[1]:g}": searched} if searched else {}
+    return {"Algorithm 1": found.boundaries, **found.others, **named}
 
 
 def costs(config: DenoisingConfig, data: Dataset) -> StageCosts:
@@ -153,9 +166,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with TemporaryDirectory() as scratch:
         data = recipe(dataset(asked.dataset, Path(scratch)), {"kind": "unet"}).dataset.load()
-        clusters = clusterings(data, asked.searched and tuple(asked.searched))
+        searched = tuple(asked.searched) if asked.searched else None
+        clusters = clusterings(data, searched, not asked.only or GRADIENTS in asked.only)
     all_of = denoisers(clusters)
-    names = [name for name in all_of if not asked.only or name in (BASELINE, *asked.only)]
+    chosen = (BASELINE, *(asked.only or all_of))
+    names = [name for name in all_of if name in chosen or name.startswith(SEARCHED)]
 
     @cache
     def price(name: str) -> StageCosts:

@@ -8,10 +8,12 @@ in photographs, 32x32 pixels, with CIFAR-10's mean and standard deviation. Four 
 - the optimal denoiser against the plain way, all distances and one softmax, where that still fits;
 - the largest difference between the two.
 
-    python benchmarks/stages.py [--quick]
+    python benchmarks/stages.py [--quick] [--workers 2]
 
 CPU-seconds are those of the process, both threads together: what else the machine does moves them
-less than the wall time. The last line is a JSON object.
+less than the wall time. With --workers there is one part only: one process of one thread against
+so many workers of a local Ray cluster, each with a part of the images. The last line is a JSON
+object.
 """
 
 from __future__ import annotations
@@ -20,20 +22,27 @@ import argparse
 import ctypes
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
 from stepsearch.diffusion.stages import Points, StagesConfig, find_stages, pixels
+from stepsearch.diffusion.stages.find import stages_of
 from stepsearch.diffusion.stages.kernels import KERNELS
 from stepsearch.diffusion.stages.optimal import OptimalDenoiser
+from stepsearch.diffusion.stages.sharded import ShardedDenoiser
+from stepsearch.search.sharding import sharded
 
 SIZE, MEAN, DEVIATION, EXPONENT, GREYNESS = 32, 0.473, 0.251, 1.65, 0.9
 
@@ -142,11 +151,80 @@ def against_plain(points: Points, samples: int) -> dict[str, Any]:
     }
 
 
+class Workers:
+    """What the shards' processes take: CPU-seconds of all, and the most memory of one over what it
+    began with, which is its own: neither the images in their file nor what Ray shares."""
+
+    def __enter__(self) -> Workers:
+        self.cpu_s, self.most_mib = 0.0, 0.0
+        self._began: dict[int, float] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._over.wait(0.1):
+            with suppress(psutil.Error):  # one of Ray's processes may end while it is looked at
+                everyone = psutil.Process().children(recursive=True)
+                self._look(
+                    [p for p in everyone if p.cmdline()[:1] and "::Shard" in p.cmdline()[0]]
+                )
+
+    def _look(self, shards: list[psutil.Process]) -> None:
+        self.cpu_s = sum(sum(shard.cpu_times()[:2]) for shard in shards)
+        for shard in shards:
+            memory = shard.memory_info()
+            own = (memory.rss - memory.shared) / 2**20
+            self.most_mib = max(self.most_mib, own - self._began.setdefault(shard.pid, own))
+
+
+def _read(file: Path) -> tuple[Tensor, bool]:
+    return torch.from_numpy(np.load(file, mmap_mode="c")), True
+
+
+def against_workers(images: int, samples: int, workers: int) -> dict[str, Any]:
+    """One process of one thread, then of as many as workers, then the workers, each with a thread
+    and a part of the images; they lie in a file for all."""
+    config = StagesConfig(samples=samples)
+    memory = config.memory * 2**20
+    result: dict[str, Any] = {}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "images.npy"
+        np.save(file, photograph_like(images).numpy())
+        for threads in (1, workers):
+            torch.set_num_threads(threads)
+            points = pixels(_read(file)[0])
+            cost, found = measured(partial(find_stages, points, config))
+            print(f"  one process, {threads} threads {cost}  {found.boundaries}", flush=True)
+            result[f"threads_{threads}"] = asdict(cost) | {"boundaries": found.boundaries}
+        shards = sharded(
+            partial(_read, file), workers, signed=False, device=config.device, memory=memory
+        )
+        with shards as everywhere, Workers() as seen:
+            denoiser = ShardedDenoiser(everywhere, memory=memory)
+            cost, found = measured(partial(stages_of, denoiser, config))
+    taken = {"workers_cpu_s": round(seen.cpu_s, 2), "a_worker_mib": round(seen.most_mib)}
+    print(f"  {workers} workers {cost} {taken}  {found.boundaries}", flush=True)
+    result["workers"] = asdict(cost) | taken | {"boundaries": found.boundaries}
+    print(f"  {result['threads_1']['wall_s'] / cost.wall_s:.2f} times as fast as one thread")
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="5000 images and 1000 samples")
+    parser.add_argument("--workers", type=int, metavar="W", help="against so many on a cluster")
     options = parser.parse_args()
     images, samples = (5000, 1000) if options.quick else (50_000, 5000)
+    if options.workers:
+        print(f"{options.workers} workers: {images} images, {samples} samples", flush=True)
+        print(json.dumps(against_workers(images, samples, options.workers)))
+        return
     points = pixels(photograph_like(images))
     result: dict[str, Any] = {"benchmark": "stages", "images": images, "samples": samples}
     print(f"stages: {images} images, {samples} samples", flush=True)
