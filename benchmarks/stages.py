@@ -8,7 +8,7 @@ in photographs, 32x32 pixels, with CIFAR-10's mean and standard deviation. Four 
 - the optimal denoiser against the plain way, all distances and one softmax, where that still fits;
 - the largest difference between the two.
 
-    python benchmarks/stages.py [--quick] [--workers 2]
+    python benchmarks/stages.py [--quick] [--workers 2 [--samples 5000]]
 
 CPU-seconds are those of the process, both threads together: what else the machine does moves them
 less than the wall time. With --workers there is one part only: one process of one thread against
@@ -219,9 +219,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="5000 images and 1000 samples")
     parser.add_argument("--workers", type=int, metavar="W", help="against so many on a cluster")
+    parser.add_argument("--samples", type=int, metavar="K", help="with --workers")
     options = parser.parse_args()
     images, samples = (5000, 1000) if options.quick else (50_000, 5000)
     if options.workers:
+        samples = options.samples or samples
         print(f"{options.workers} workers: {images} images, {samples} samples", flush=True)
         print(json.dumps(against_workers(images, samples, options.workers)))
         return
