@@ -28,9 +28,10 @@ from stepsearch.strategies import AnyStrategy, PredictionType, Strategy, Uniform
 from stepsearch.strategies.staged import build_staged
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
+from trainers.evaluation import SAMPLING_SEED
 from trainers.judging import check_judge, prepare_judge
 from trainers.rows import last_strategy, read_rows
-from trainers.training_trial import CHECKPOINT, SAMPLING_SEED, run
+from trainers.training_trial import CHECKPOINT, run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,7 +22,8 @@ class Stopwatch:
         """`<part>_s` and `<part>_cpu_s` of each part."""
 
     def lap(self, part: str) -> None:
-        """The end of a part."""
+        """The end of a part, or of some more of it."""
         wall, cpu = self._wall, self._cpu
         self._wall, self._cpu = time.perf_counter(), time.process_time()
-        self.laps |= {f"{part}_s": self._wall - wall, f"{part}_cpu_s": self._cpu - cpu}
+        for name, took in ((f"{part}_s", self._wall - wall), (f"{part}_cpu_s", self._cpu - cpu)):
+            self.laps[name] = self.laps.get(name, 0.0) + took

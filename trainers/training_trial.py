@@ -6,27 +6,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepsearch.diffusion.datasets.latents import decoder
 from stepsearch.diffusion.gradient_noise import GradientNoise
 from stepsearch.diffusion.loss import LossSummary, combine
 from stepsearch.diffusion.memory import Slices
 from stepsearch.diffusion.training import Training
 from stepsearch.diffusion.workers import ALONE, Workers
-from stepsearch.pictures import sample_grid
-from stepsearch.sampling.sampler import generate
 from stepsearch.search.trial import Report, Trial
 from trainers.diagnostics import diagnostics_row
-from trainers.judging import judge_of
+from trainers.evaluation import Evaluation
 from trainers.rows import append_row, strategy_row
-from trainers.stages import drawing_cost
-from trainers.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from trainers.denoising import DenoisingConfig
 
 CHECKPOINT = "checkpoint.pt"
-SAMPLING_SEED = 0
-"""All trials of all searches draw their images from the same noise."""
 _TICKS = 50
 """How often a trial says how far it is, over its whole budget."""
 
@@ -54,12 +47,10 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
             training.save(checkpoint)
         if asked_to_leave:
             return
-        trained, watch = time.process_time(), Stopwatch()
+        trained = time.process_time()
         metrics = {"images_seen": float(milestone)}
         with slices.fitting(workers, in_slices=False):
-            metrics |= _evaluate(config, training, trial, workers, milestone, report, watch)
-        watch.lap("judging")
-        metrics |= watch.laps | _drawn(config)
+            metrics |= Evaluation(config, training, trial, milestone, workers, report).metrics()
         noise = training.gradient_noise(config.gradient_images) if config.gradient_images else None
         metrics |= _summary(losses, noise, training, trial.folder, milestone)
         if config.training.precision == "float16":
@@ -89,49 +80,6 @@ def _train(
         if not report.progress(training.images_seen):
             return losses, True
     return losses, False
-
-
-def _evaluate(
-    config: DenoisingConfig,
-    training: Training,
-    trial: Trial,
-    workers: Workers,
-    images_seen: int,
-    report: Report,
-    watch: Stopwatch,
-) -> dict[str, float]:
-    """Scores of images drawn with the EMA denoiser; a picture of some is left behind."""
-    denoiser, data = training.ema, config.dataset.load()
-    images = generate(
-        denoiser,
-        training.process,
-        config.sampler,
-        config.judge.samples,
-        shape=data.shape,
-        prediction_type=config.training.prediction_type,
-        seed=SAMPLING_SEED,
-        class_shares=data.class_shares,
-        workers=workers,
-        tick=lambda: report.progress(training.images_seen),  # a sign of life
-        decode=decoder(data.vae, workers.device),
-    )
-    watch.lap("drawing")
-    if workers.rank > 0:
-        return {}
-    pictures = trial.folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    sample_grid(images.numpy()).save(pictures / f"samples_{images_seen:09d}.png")
-    judge = judge_of(config.judge, config.dataset, trial.cache, workers.device)
-    scores, target = judge.score(images), config.training.prediction_type
-    cost = drawing_cost(denoiser, training.process, config.sampler, target, data.shape)
-    return {**scores, **cost}
-
-
-def _drawn(config: DenoisingConfig) -> dict[str, float]:
-    """How many images a report draws, and how often the network is evaluated for all of them."""
-    images = config.judge.samples
-    evaluations = images * config.sampler.evaluations
-    return {"drawn_images": float(images), "network_evaluations": float(evaluations)}
 
 
 def _summary(

@@ -218,6 +218,8 @@ def test_a_data_set_of_one_class_is_a_user_error(digits, tmp_path):
         ("neighbours", 0, "at least 1"),
         ("coverage_neighbours", 0, "at least 1"),
         ("coverage_neighbours", "x", "an integer"),
+        ("sampling_seeds", 0, "at least 1"),
+        ("sampling_seeds", 33, "at most 32"),
         ("kid_subsets", 0, "at least 1"),
         ("kid_subset_size", 1, "at least 2"),
         ("off_manifold_quantile", 0.0, "greater than 0"),

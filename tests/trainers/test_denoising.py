@@ -17,6 +17,7 @@ from PIL import Image
 
 from stepsearch.diffusion.multistage.accounting import stage_costs
 from stepsearch.errors import UserError
+from stepsearch.evaluation.judge_config import score_names
 from stepsearch.search.trial import Trial
 from stepsearch.strategies import strategy
 from trainers import trainer
@@ -92,6 +93,30 @@ def test_a_trial_says_what_its_images_and_their_scores_cost(trial: Trial) -> Non
         parts = report["drawing_cpu_s"], report["judging_cpu_s"]
         assert min(*parts, report["drawing_s"], report["judging_s"]) > 0
         assert sum(parts) <= report["evaluation_cpu_s"]
+
+
+def test_the_last_report_has_the_distances_band_over_the_samplers_noise(
+    trial: Trial, tmp_path: Path
+) -> None:
+    judge = trial.config.judge.model_copy(update={"sampling_seeds": 3})
+    config = trial.config.model_copy(update={"judge": judge})
+    several = Trial(0, config, 0, MILESTONES, tmp_path / "several", trial.cache)
+    one, band = Listener(), Listener()
+    for each, listener in ((trial, one), (several, band)):
+        each.folder.mkdir()
+        run(each, listener)
+    *before, last = MILESTONES
+    assert [band.heard[milestone] for milestone in before] == [one.heard[m] for m in before]
+    found, alone = dict(band.heard[last]), dict(one.heard[last])
+    low, high = found.pop("fd_digits_low"), found.pop("fd_digits_high")
+    assert low <= found["fd_digits"] <= high
+    assert low < high
+    for count in ("drawn_images", "network_evaluations"):
+        assert found.pop(count) == 3 * alone.pop(count)
+    assert found == alone
+    scores = {"fd_digits_low", "fd_digits_high"}
+    assert scores <= set(score_names(judge, "digits"))
+    assert not scores & set(score_names(trial.config.judge, "digits"))
 
 
 def test_a_trial_in_float16_says_how_many_steps_it_skipped(trial: Trial) -> None:

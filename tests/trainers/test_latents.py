@@ -18,8 +18,9 @@ from stepsearch.sampling.sampler import generate
 from stepsearch.search.trial import Trial
 from tests.trainers.test_judging import Listener
 from trainers import trainer
+from trainers.evaluation import SAMPLING_SEED
 from trainers.judging import judge_of
-from trainers.training_trial import CHECKPOINT, SAMPLING_SEED, run
+from trainers.training_trial import CHECKPOINT, run
 
 DENOISERS = {
     "unet": {"kind": "unet", "channels": [8, 16]},

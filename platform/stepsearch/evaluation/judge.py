@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +159,18 @@ class Judge:
             ),
             **self._of_inception(seen),
         }
+
+    def distance(self, images: Tensor) -> float:
+        """The Frechet distance of `score` alone."""
+        seen = self.extractor.observe(self._checked(images), self.device)
+        return frechet_distance(*self.real.statistics, *seen.statistics, root1=self.real_root)
+
+    def band(self, scores: Mapping[str, float], others: Sequence[float]) -> dict[str, float]:
+        """The lowest and the highest Frechet distance over several sets of images, drawn by one
+        denoiser from other noise: `score` has seen the first set, `distance` the `others`."""
+        fd = self.config.features.names(self.name).fd
+        distances = scores[fd], *others
+        return {f"{fd}_low": min(distances), f"{fd}_high": max(distances)}
 
     def reference(self) -> dict[str, float]:
         """The scores of held-out real images (at most `samples`): what a perfect sampler reaches.

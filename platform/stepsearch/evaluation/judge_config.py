@@ -19,6 +19,10 @@ class JudgeConfig(Config):
         TrainedFeaturesConfig(), description="in which distances and neighbours are taken"
     )
     samples: int = Field(default=1000, ge=2, description="images to generate for one score")
+    sampling_seeds: int = Field(
+        default=1, ge=1, le=32, description="from which a trial's last images are drawn"
+    )
+    """The first one, which all reports have, gives the scores; all of them the distance's band."""
     neighbours: int = Field(default=3, ge=1, description="k of precision and recall")
     coverage_neighbours: int = Field(default=5, ge=1, description="k of density and coverage")
     kid_subsets: int = Field(default=4, ge=1, description="subsets over which KID is averaged")
@@ -59,13 +63,14 @@ class JudgeConfig(Config):
 
 
 def score_names(config: JudgeConfig, name: str) -> tuple[str, ...]:
-    """The keys of `Judge.score` for the data set `name`."""
+    """The keys of `Judge.score` and `Judge.band` for the data set `name`."""
     own = config.features.names(name)
     optional = (own.spatial_fd, own.inception_score)
     return (
         *(own.fd, own.kid, "precision", "recall", "pixel_fd", "off_manifold"),
         *("density", "coverage", f"{own.fd}_se"),
         *(key for key in optional if key),
+        *(f"{own.fd}_{end}" for end in ("low", "high") if config.sampling_seeds > 1),
     )
 
 
