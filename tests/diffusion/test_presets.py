@@ -169,7 +169,10 @@ NAMES = ", ".join(map(repr, get_args(Size)[:-1])) + f" or {get_args(Size)[-1]!r}
         ({"preset": "S/2", "head_width": 300}, "head_width must be at most 256, got 300"),
         ({"dropout": 1.0}, "dropout must be less than 1, got 1.0"),
         ({"dropout": -0.1}, "dropout must be at least 0, got -0.1"),
-        ({"layer": 3}, "layer is not a known key; did you mean 'layers'? (known keys: dropout,"),
+        (
+            {"layer": 3},
+            "layer is not a known key; did you mean 'layers'? (known keys: class_conditional, ",
+        ),
     ],
 )
 def test_bad_fields_of_a_transformer_are_refused(fields: dict[str, Any], message: str) -> None:
