@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -305,3 +306,19 @@ def test_a_passed_over_proposal_stays_so_when_a_study_is_opened_again(
     assert first.values != second.values
     again = StoredStudy.open(tmp_path / "study.db", study.name)
     assert again.trials() == study.trials()
+
+
+def test_a_sampler_that_insists_on_one_choice_is_replaced_by_chance(make: Make) -> None:
+    def space(trial: Suggest) -> dict[str, Any]:
+        if trial.suggest_categorical("family", ("plain", "other")) == "plain":
+            return {"kind": "plain"}
+        return {"kind": "other", "x": trial.suggest_float("x", 0, 1)}
+
+    study = make("tpe", sampler={"n_startup_trials": 2})
+    seen = []
+    for _ in range(12):
+        proposal = study.ask(space)
+        assert proposal is not None
+        seen.append(json.dumps(proposal.values))
+        study.tell(proposal.number, "finished", [0.0 if len(proposal.values) == 1 else 1.0])
+    assert len(set(seen)) == 12

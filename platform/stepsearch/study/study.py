@@ -30,7 +30,7 @@ from stepsearch.study.records import (
     record,
     settle,
 )
-from stepsearch.study.samplers import GridConfig, OptunaSamplerConfig
+from stepsearch.study.samplers import GridConfig, OptunaSamplerConfig, RandomConfig
 from stepsearch.study.settings import SETTINGS, StudySettings
 from stepsearch.study.spaces import Space, run_fixed, shuffled_grid
 from stepsearch.study.storage import connect
@@ -121,16 +121,16 @@ class Study(StoredStudy):
     def ask(self, space: Space) -> Proposal | None:
         """The next trial: a queued fixed point, else the sampler's; None if the grid is exhausted.
 
-        The sampler is asked again, up to 20 times, for what it has proposed before: such a trial
-        would repeat an earlier one to the last bit. Raises UserError when a fixed point is not one
+        What was proposed before is passed over, up to 20 times: such a trial would repeat an
+        earlier one to the last bit. A sampler that insists is replaced by chance. Raises UserError when a fixed point is not one
         of the space; its trial ends as an error.
         """
-        drawn = self._draw(space)
-        for _ in range(_PATIENCE):
+        drawn = self._draw(space, self.settings.sampler)
+        for again in range(_PATIENCE):
             if drawn is None or not self._repeats(*drawn):
                 break
             self._pass_over(drawn[0])
-            drawn = self._draw(space)
+            drawn = self._draw(space, self.settings.sampler if again < 2 else RandomConfig())
         return None if drawn is None else self._begun(*drawn)
 
     def report(self, number: int, step: int, value: float) -> None:
@@ -196,14 +196,16 @@ class Study(StoredStudy):
         self._study.add_trials(added)
         return len(added)
 
-    def _draw(self, space: Space) -> tuple[Trial, dict[str, Any]] | None:
+    def _draw(
+        self, space: Space, sampler: OptunaSamplerConfig
+    ) -> tuple[Trial, dict[str, Any]] | None:
         """The next trial and what the space makes of it."""
         trial = self._next(space)
         if trial is None:
             return None
         self._half_asked = trial._trial_id
         self._check_fixed(trial, space)
-        self._study.sampler = self.settings.sampler.build(self.settings.seed, trial.number)
+        self._study.sampler = sampler.build(self.settings.seed, trial.number)
         return trial, _as_json(space(trial), "what the space returns")
 
     def _repeats(self, trial: Trial, values: dict[str, Any]) -> bool:
