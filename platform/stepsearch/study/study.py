@@ -122,8 +122,8 @@ class Study(StoredStudy):
         """The next trial: a queued fixed point, else the sampler's; None if the grid is exhausted.
 
         What was proposed before is passed over, up to 20 times: such a trial would repeat an
-        earlier one to the last bit. A sampler that insists is replaced by chance. Raises UserError when a fixed point is not one
-        of the space; its trial ends as an error.
+        earlier one to the last bit. A sampler that insists is replaced by chance. Raises UserError
+        when a fixed point is not one of the space; its trial ends as an error.
         """
         drawn = self._draw(space, self.settings.sampler)
         for again in range(_PATIENCE):
