@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 import sys
@@ -10,39 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
-from PIL import Image
 
-from stepsearch.diffusion.multistage.accounting import stage_costs
 from stepsearch.errors import UserError
 from stepsearch.evaluation.judge_config import score_names
 from stepsearch.search.trial import Trial
 from stepsearch.strategies import strategy
+from tests.trainers.conftest import MILESTONES, Listener
 from trainers import trainer
 from trainers.rows import last_strategy, read_rows
-from trainers.stages import drawing_cost
-from trainers.stopwatch import OF_THE_CLOCK
 from trainers.training_trial import CHECKPOINT, run
-
-MILESTONES = (64, 128, 192)
-
-
-class Listener:
-    """Lets a trial go on until it has reported `last`; keeps what was reported."""
-
-    def __init__(self, last: int = MILESTONES[-1]) -> None:
-        self.last = last
-        self.heard: dict[int, dict[str, float]] = {}
-
-    def __call__(self, metrics: Mapping[str, float]) -> bool:
-        images_seen = int(metrics["images_seen"])
-        self.heard[images_seen] = {k: v for k, v in metrics.items() if k not in OF_THE_CLOCK}
-        return images_seen < self.last
-
-    def progress(self, images_seen: int) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -128,169 +104,6 @@ def test_a_trial_in_float16_says_how_many_steps_it_skipped(trial: Trial) -> None
     assert heard.heard[64]["skipped_steps"] == 0
 
 
-@pytest.mark.parametrize(
-    ("noise", "target", "sampler"),
-    [({"kind": "edm"}, "edm", "dpm"), ({"kind": "flow", "timesteps": 300}, "flow", "euler")],
-)
-def test_a_trial_on_another_process_is_trained_judged_drawn_and_exported(
-    tmp_path: Path, noise: dict[str, object], target: str, sampler: str
-) -> None:
-    config = trainer(
-        noise=noise,
-        denoiser={"channels": [8, 16]},
-        strategy={"kind": "min_snr"},
-        training={"batch_size": 32, "prediction_type": target, "accumulation": 2},
-        sampler={"kind": sampler, "num_steps": 3},
-        judge={"samples": 32, "classifier": {"budget": 1000}},
-    )
-    config.check(workers=1)
-    folder = tmp_path / "trial"
-    folder.mkdir()
-    listener = Listener(last=64)
-    run(Trial(0, config, 0, (64,), folder, tmp_path), listener)
-    assert all(math.isfinite(value) for value in listener.heard[64].values())
-    config.illustrate(folder)
-    assert {path.name for path in (folder / "pictures").iterdir()} == {
-        "samples_000000064.png",
-        "strategy.png",
-        "loss_by_log_snr.png",
-        "draws_by_log_snr.png",
-    }
-    origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
-    config.export(
-        tmp_path / "bundle",
-        trial=folder,
-        budget=64,
-        recipe="",
-        leaderboard=pd.DataFrame({"trial": [0]}),
-        provenance={**origin, "metrics": listener.heard[64], "baseline": {}},
-    )
-    with Image.open(tmp_path / "bundle" / "samples.png") as drawn:
-        assert drawn.getextrema()[0] < drawn.getextrema()[1]
-    assert target in (tmp_path / "bundle" / "README.md").read_text()
-
-
-def test_a_denoiser_with_stages_is_trained_judged_counted_and_exported(tmp_path: Path) -> None:
-    config = trainer(
-        denoiser={
-            "kind": "multistage_unet",
-            "channels": [8, 16],
-            "decoders": [[16, 24], [8, 8]],
-            "boundaries": [0.5],
-        },
-        strategy={"kind": "min_snr"},
-        training={"batch_size": 32},
-        sampler={"num_steps": 5},
-        judge={"samples": 32, "classifier": {"budget": 1000}},
-    )
-    config.check(workers=1)
-    folder = tmp_path / "trial"
-    folder.mkdir()
-    listener = Listener(last=64)
-    run(Trial(0, config, 0, (64,), folder, tmp_path), listener)
-    metrics = listener.heard[64]
-    network = config.training_for(0, 64).denoiser
-    costs = stage_costs(network, (1, 8, 8))
-    # trailing timesteps 999, 799, 599, 399, 199: three of the noisy stage, two of the other
-    assert metrics["gflops_image"] == pytest.approx(5e-9 * costs.flops([2, 3]))
-    # half of the images are of each stage
-    (row,) = read_rows(folder / "loss.jsonl")
-    errors = np.average(np.nan_to_num(np.array(row["loss"], float)), weights=row["count"])
-    assert (metrics["loss_stage_1"] + metrics["loss_stage_2"]) / 2 == pytest.approx(errors)
-    config.illustrate(folder)
-    origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
-    config.export(
-        tmp_path / "bundle",
-        trial=folder,
-        budget=64,
-        recipe="",
-        leaderboard=pd.DataFrame({"trial": [0]}),
-        provenance={**origin, "metrics": metrics, "baseline": {}},
-    )
-    assert (tmp_path / "bundle" / "pipeline" / "unet" / "multistage.py").exists()
-
-
-@pytest.mark.parametrize("kind", ["unet", "dit"])
-def test_a_denoiser_with_classes_is_trained_guided_counted_and_exported(
-    kind: str, tmp_path: Path
-) -> None:
-    """Its bundle's pipeline is the start of the next trial, which is told classes, too."""
-    small = {
-        "training": {"batch_size": 32, "warmup_steps": 2, "label_dropout": 0.2},
-        "sampler": {"num_steps": 2, "guidance": 1.5},
-        "judge": {"samples": 32, "classifier": {"budget": 1000}},
-    }
-    size = {"unet": {"channels": [8, 16]}, "dit": {"layers": 1, "head_width": 8}}[kind]
-    config = trainer(denoiser={"kind": kind, "class_conditional": True, **size}, **small)
-    config.check(workers=1)
-    folder = tmp_path / "trial"
-    folder.mkdir()
-    listener = Listener(last=64)
-    run(Trial(0, config, 0, (64,), folder, tmp_path), listener)
-    metrics = listener.heard[64]
-    assert all(math.isfinite(value) for value in metrics.values())
-    denoiser = config.training_for(0, 64).denoiser
-    process, shape = config.noise.build(), (1, 8, 8)
-    plain = config.sampler.model_copy(update={"guidance": 1.0})
-    once = drawing_cost(denoiser, process, plain, "epsilon", shape)["gflops_image"]
-    assert metrics["gflops_image"] == 2 * once > 0
-    origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
-    config.export(
-        tmp_path / "bundle",
-        trial=folder,
-        budget=64,
-        recipe="",
-        leaderboard=pd.DataFrame({"trial": [0]}),
-        provenance={**origin, "metrics": metrics, "baseline": {}},
-    )
-    assert "guidance_scale=1.5" in (tmp_path / "bundle" / "README.md").read_text()
-    saved = {"kind": "pretrained", "path": str(tmp_path / "bundle" / "pipeline")}
-    further = trainer(denoiser=saved, **small)
-    further.check(workers=1)
-    start = further.training_for(0, budget=64).denoiser.state_dict()
-    averaged = config.loaded(folder / CHECKPOINT, 0, 64).ema.state_dict()
-    assert all(torch.equal(start[name], value) for name, value in averaged.items())
-    assert further.probe(gpu=False).step_s > 0
-
-
-def test_a_transformer_is_trained_exported_and_trained_on(tmp_path: Path) -> None:
-    """Its bundle's pipeline is the start of the next trial."""
-    small = {
-        "training": {"batch_size": 32, "warmup_steps": 2},
-        "sampler": {"num_steps": 2},
-        "judge": {"samples": 32, "classifier": {"budget": 1000}},
-    }
-    config = trainer(denoiser={"kind": "dit", "layers": 1, "head_width": 8}, **small)
-    config.check(workers=1)
-    first, second = tmp_path / "first", tmp_path / "second"
-    for folder in (first, second):
-        folder.mkdir()
-    listener = Listener(last=64)
-    run(Trial(0, config, 0, (64,), first, tmp_path), listener)
-    assert all(math.isfinite(value) for value in listener.heard[64].values())
-    origin = {"search": "s", "trial": 0, "seed": 0, "images_seen": 64, "objective": "fd_digits"}
-    bundle = tmp_path / "bundle"
-    config.export(
-        bundle,
-        trial=first,
-        budget=64,
-        recipe="",
-        leaderboard=pd.DataFrame({"trial": [0]}),
-        provenance={**origin, "metrics": listener.heard[64], "baseline": {}},
-    )
-    assert (bundle / "pipeline" / "unet" / "unconditional_dit.py").exists()
-    saved = {"kind": "pretrained", "path": str(bundle / "pipeline")}
-    further = trainer(denoiser=saved, **small)
-    further.check(workers=1)
-    start = further.training_for(0, budget=64).denoiser.state_dict()
-    training = config.training_for(0, budget=64)
-    training.load(first / CHECKPOINT)
-    averaged = training.ema.state_dict()
-    assert all(torch.equal(start[name], value) for name, value in averaged.items())
-    run(Trial(0, further, 0, (64,), second, tmp_path), listener)
-    assert further.probe(gpu=False).step_s > 0
-
-
 def test_fewer_workers_than_stages_are_refused_where_each_has_one() -> None:
     stages = {"kind": "multistage_unet", "boundaries": [0.1, 0.4], "stages_a_worker": "one"}
     config = trainer(denoiser=stages, training={"batch_size": 96})
@@ -328,8 +141,6 @@ import resource, sys
 from pathlib import Path
 import psutil, torch
 from stepsearch.errors import OutOfMemory
-from stepsearch.diffusion.multistage.accounting import stage_costs
-from stepsearch.errors import UserError
 from stepsearch.search.trial import Trial
 from trainers import trainer
 from trainers.training_trial import run
