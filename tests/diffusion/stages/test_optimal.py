@@ -1,10 +1,7 @@
 """The optimal denoiser against its definition in float64 and the reference numbers (B11)."""
 
-import ctypes
-import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from stepsearch.diffusion.stages.kernels import KERNELS
 from stepsearch.diffusion.stages.optimal import OptimalDenoiser
 from stepsearch.diffusion.stages.similarity import end_similarity
 from stepsearch.errors import UserError
+from tests.diffusion.stages.resident import most_during
 
 ETA = 2 / 256
 CPU = torch.device("cpu")
@@ -151,15 +149,4 @@ def most_beside_the_data() -> int:
         end_similarity(denoiser, samples, ETA, 0, lambda share: None)
 
     work(100)  # what is loaded and kept once
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
-    work(4000)
-    return resident("VmHWM") - before
-
-
-def resident(key: str) -> int:
-    """KiB"""
-    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1])
+    return most_during(lambda: work(4000))

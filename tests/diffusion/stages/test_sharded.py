@@ -1,10 +1,8 @@
 """The optimal denoiser over several parts of the data is the one over all of it."""
 
-import ctypes
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from stepsearch.diffusion.stages.kernels import KERNELS
 from stepsearch.diffusion.stages.optimal import OptimalDenoiser
 from stepsearch.diffusion.stages.sharded import Everywhere, Read, Shard, ShardedDenoiser
 from stepsearch.errors import UserError
-from tests.diffusion.stages.test_optimal import resident
+from tests.diffusion.stages.resident import most_during
 
 MEMORY = 64 * 2**20
 
@@ -136,8 +134,4 @@ def most_beside_the_part() -> int:
     size = shard.batch(1)
     arrays = [np.ones((size, columns), dtype=np.float32) for columns in (768, 768, 1)]
     shard.sums(*(array[:10] for array in arrays))  # what is loaded and kept once
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
-    shard.sums(*arrays)
-    return resident("VmHWM") - before
+    return most_during(lambda: shard.sums(*arrays))
