@@ -46,6 +46,18 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("machine"))
 
 
+@pytest.fixture(autouse=True)
+def credentials() -> Iterator[None]:
+    """What a test left of Ray's in the environment would shut the clusters of the tests after it."""
+    before = ray_s_credentials()
+    yield
+    assert ray_s_credentials() == before
+
+
+def ray_s_credentials() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local cluster with two CPUs."""
