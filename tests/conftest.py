@@ -33,6 +33,8 @@ from tests.store import Store
 settings.register_profile("calm", deadline=None, derandomize=True, database=None)
 settings.load_profile("calm")  # nothing is timed, and what passed once passes again
 
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # before Ray is imported: no test starts it by chance
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
@@ -48,7 +50,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def credentials() -> Iterator[None]:
-    """What a test left of Ray's in the environment would shut the clusters of the tests after it."""
+    """What a test left in the environment would shut the clusters of the tests after it."""
     before = ray_s_credentials()
     yield
     assert ray_s_credentials() == before
