@@ -49,15 +49,13 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def credentials() -> Iterator[None]:
-    """What a test left in the environment would shut the clusters of the tests after it."""
-    before = ray_s_credentials()
+def no_credentials() -> Iterator[None]:
+    """A test finds none of Ray's in the environment, and leaves none: they would shut the clusters
+    of the tests after it."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        os.environ.pop(name, None)
     yield
-    assert ray_s_credentials() == before
-
-
-def ray_s_credentials() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    assert not any(name.startswith("RAY_AUTH") for name in os.environ)
 
 
 @pytest.fixture(scope="session")
