@@ -14,7 +14,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from stepsearch.errors import UserError
 from stepsearch.evaluation import Judge, frechet_distance, frechet_error, kid, statistics
-from stepsearch.evaluation.distances import energy_distance, square_root
+from stepsearch.evaluation.distances import energy_distance, factor
 
 
 class Identity(nn.Module):
@@ -69,7 +69,7 @@ def test_frechet_distance_of_a_set_to_itself_is_zero_at_any_rank(n, generator):
     assert frechet_distance(*statistics(features), *statistics(features)) < 1e-9
 
 
-def test_frechet_distance_agrees_with_scipys_matrix_square_root(generator):
+def test_frechet_distance_agrees_with_scipys_matrix_factor(generator):
     one, two = statistics(normal(generator, 300, 12)), statistics(normal(generator, 200, 12, 0.5))
     root = scipy.linalg.sqrtm(one.cov.numpy() @ two.cov.numpy()).real
     expected = (
@@ -122,11 +122,11 @@ def test_sets_with_different_numbers_of_features_are_a_user_error():
 @pytest.mark.parametrize(("shift", "scale"), [(0.3, 1.0), (0.0, 1.5), (0.5, 0.6)])
 def test_the_error_of_a_distance_is_its_spread_over_sets(shift, scale, generator):
     mean, cov = torch.zeros(6).double(), torch.diag(torch.arange(1, 7).double())
-    root, distances, errors = square_root(cov), [], []
+    root, distances, errors = factor(cov), [], []
     for _ in range(300):
         fake = scale * torch.randn(400, 6, generator=generator).double() @ root + shift
         of_fake = statistics(fake)
-        distances.append(frechet_distance(mean, cov, *of_fake, root1=root))
+        distances.append(frechet_distance(mean, cov, *of_fake, factor1=root))
         errors.append(frechet_error(mean, root, *of_fake, fake, len(fake)))
     assert np.mean(errors) == pytest.approx(np.std(distances), rel=0.15)
 
@@ -155,12 +155,10 @@ def test_some_of_the_samples_say_how_far_all_of_them_move(generator):
 def test_the_error_stays_finite_where_the_covariance_is_singular(generator):
     real, fake = normal(generator, 100, 20), normal(generator, 12, 20, 0.3)
     of_real, of_fake = statistics(real), statistics(fake)
-    error = frechet_error(of_real.mean, square_root(of_real.cov), *of_fake, fake, 12)
+    error = frechet_error(of_real.mean, factor(of_real.cov), *of_fake, fake, 12)
     assert 0 < error < frechet_distance(*of_real, *of_fake)
     constant = torch.ones(5, 20).double()
-    none = frechet_error(
-        of_real.mean, square_root(of_real.cov), *statistics(constant), constant, 5
-    )
+    none = frechet_error(of_real.mean, factor(of_real.cov), *statistics(constant), constant, 5)
     assert none == 0
 
 

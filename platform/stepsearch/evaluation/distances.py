@@ -15,50 +15,53 @@ _ENOUGH = 2000
 
 
 def frechet_distance(
-    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, *, root1: Tensor | None = None
+    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, *, factor1: Tensor | None = None
 ) -> float:
     """Squared Frechet (2-Wasserstein) distance of two Gaussians; 0 when they are equal.
 
         |mu_1 - mu_2|^2 + Tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))        (Heusel et al. 2017, eq. 6)
 
-    Tr (S_1 S_2)^(1/2) is the sum of the singular values of S_1^(1/2) S_2^(1/2): real at any rank,
-    and with errors of the order of the rounding instead of its square root. `root1` spares
-    recomputing `square_root(cov1)`.
+    Tr (S_1 S_2)^(1/2) is the sum of the singular values of A_1^T A_2 with S = A A^T: real at any
+    rank, and with errors of the order of the rounding instead of its square root. `factor1` spares
+    recomputing `factor(cov1)`.
     """
     if cov1.shape != cov2.shape:
         raise UserError(
             "frechet_distance: both sets must have the same number of features, "
             f"got {len(cov1)} and {len(cov2)}"
         )
-    root1 = square_root(cov1) if root1 is None else root1
-    cross = torch.linalg.svdvals(root1 @ square_root(cov2)).sum()
+    factor1 = factor(cov1) if factor1 is None else factor1
+    cross = torch.linalg.svdvals(factor1.T @ factor(cov2)).sum()
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
     return max(0.0, float(distance))
 
 
-def square_root(cov: Tensor) -> Tensor:
-    """S^(1/2) [d, d] of a covariance [d, d] of any rank."""
+def factor(cov: Tensor) -> Tensor:
+    """A [d, d] with S = A A^T, of a covariance S of any rank; Cholesky's where there is one."""
+    lower, failed = torch.linalg.cholesky_ex(cov)
+    if not failed:
+        return lower
     values, vectors = torch.linalg.eigh(cov)
-    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    return root
+    scaled: Tensor = vectors * values.clamp_min(0).sqrt()
+    return scaled
 
 
 def frechet_error(
-    mean1: Tensor, root1: Tensor, mean2: Tensor, cov2: Tensor, features: Tensor, n: int
+    mean1: Tensor, factor1: Tensor, mean2: Tensor, cov2: Tensor, features: Tensor, n: int
 ) -> float:
     """Standard error of the Frechet distance over sets like the second one, of n samples.
 
     The infinitesimal jackknife (Efron 1982): how far each sample x moves the distance,
 
-        psi(x) = 2 (mu_2 - mu_1).(x - mu_2) + (x - mu_2)^T (I - R M^(-1/2) R) (x - mu_2)
+        psi(x) = 2 (mu_2 - mu_1).(x - mu_2) + (x - mu_2)^T (I - A M^(-1/2) A^T) (x - mu_2)
 
-    with R = S_1^(1/2) and M = R S_2 R, and sd(psi) / sqrt(n). `features` [m, d] are the second
+    with S_1 = A A^T and M = A^T S_2 A, and sd(psi) / sqrt(n). `features` [m, d] are the second
     set's, or some of them; 2000 say it to some per cent. It knows nothing of the bias, of the
     first set's error, or of another training: near the floor it is somewhat too large.
     """
-    values, vectors = torch.linalg.eigh(root1 @ cov2 @ root1)
+    values, vectors = torch.linalg.eigh(factor1.T @ cov2 @ factor1)
     inverse = torch.where(values > 1e-10 * values[-1], values.clamp_min(1e-300).rsqrt(), 0)
-    outwards = root1 @ (vectors * inverse) @ vectors.T @ root1
+    outwards = factor1 @ (vectors * inverse) @ vectors.T @ factor1.T
     x = matrix(features[:_ENOUGH], "frechet_error") - mean2
     psi = 2 * x @ (mean2 - mean1) + x.square().sum(1) - ((x @ outwards) * x).sum(1)
     return float(psi.std()) / math.sqrt(n)

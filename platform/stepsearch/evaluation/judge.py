@@ -13,10 +13,10 @@ from torch.nn import functional
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import cache_file, load_or_train
 from stepsearch.evaluation.distances import (
+    factor,
     frechet_distance,
     frechet_error,
     kid,
-    square_root,
 )
 from stepsearch.evaluation.features.base import Extractor, Observed, kept_rows
 from stepsearch.evaluation.features.network import Network, NetworkConfig
@@ -45,7 +45,7 @@ class Judge:
     held_out: Tensor
     real: Observed
     """Of the training images."""
-    real_root: Tensor
+    real_factor: Tensor
     real_radii: Tensor
     coverage_radii: Tensor
     pixel_statistics: Statistics
@@ -97,7 +97,7 @@ class Judge:
             accuracy=accuracy,
             held_out=held_out,
             real=real,
-            real_root=square_root(real.statistics.cov),
+            real_factor=factor(real.statistics.cov),
             real_radii=ball_radii(real.features.double(), config.neighbours),
             coverage_radii=ball_radii(real.features.double(), config.coverage_neighbours),
             pixel_statistics=statistics(pixel_features(train)),
@@ -141,7 +141,7 @@ class Judge:
         names = self.config.features.names(self.name)
         return {
             names.fd: frechet_distance(
-                *self.real.statistics, *seen.statistics, root1=self.real_root
+                *self.real.statistics, *seen.statistics, factor1=self.real_factor
             ),
             names.kid: self._kid(seen.features),
             "precision": precision,
@@ -152,7 +152,7 @@ class Judge:
             "coverage": coverage,
             f"{names.fd}_se": frechet_error(
                 self.real.statistics.mean,
-                self.real_root,
+                self.real_factor,
                 *seen.statistics,
                 seen.features,
                 len(images),
@@ -163,7 +163,7 @@ class Judge:
     def distance(self, images: Tensor) -> float:
         """The Frechet distance of `score` alone."""
         seen = self.extractor.observe(self._checked(images), self.device)
-        return frechet_distance(*self.real.statistics, *seen.statistics, root1=self.real_root)
+        return frechet_distance(*self.real.statistics, *seen.statistics, factor1=self.real_factor)
 
     def band(self, scores: Mapping[str, float], others: Sequence[float]) -> dict[str, float]:
         """The lowest and the highest Frechet distance over several sets of images, drawn by one
