@@ -42,6 +42,7 @@ _RULES = {
     "model_attributes_type": "a mapping",
     "dataclass_type": "a mapping",
     "path_type": "a path",
+    "none_required": "null",
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",

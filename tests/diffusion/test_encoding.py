@@ -252,7 +252,7 @@ def test_a_folder_that_another_process_fills_is_refused(digits: Path, vae: Path)
         ({"in_channels": 4}, "in_channels must be one of 1 or 3, got 4"),
         ({"latent_channels": 65}, "latent_channels must be at most 64, got 65"),
         ({"latents_mean": [0.0] * 4},
-         "latents_mean: Input should be None, got [0.0, 0.0, 0.0, 0.0]"),
+         "latents_mean must be null, got [0.0, 0.0, 0.0, 0.0]"),
         ({"block_out_channels": [8] * 9}, "block_out_channels must be a list of 8 or fewer, got "
          "[8, 8, 8, 8, 8, 8, 8, 8, 8]"),
     ],
