@@ -65,6 +65,7 @@ class TimeTunerSpace(SearchSpace):
 
     def check(self, facts: TrainerFacts) -> None:
         super().check(facts)
+        latents = facts.data is not None and facts.data().vae is not None
         for name, case in self.cases.items():
             if case.stochastic and not facts.random_steps:
                 raise UserError(
@@ -76,6 +77,8 @@ class TimeTunerSpace(SearchSpace):
                     f"class, got {name}"
                 )
             try:
+                if latents:
+                    case.check_latents()
                 self._free(case, facts)
             except UserError as error:
                 raise UserError(f"timetuner.samplers, {name}: {error}") from None

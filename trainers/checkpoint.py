@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +12,15 @@ import numpy as np
 from pydantic import Field
 
 from stepsearch.config import AbsolutePath, Config, Name, Place, merge, parse
+from stepsearch.diffusion.autoencoder import read_autoencoder
+from stepsearch.diffusion.denoisers.saved import (
+    SavedNetwork,
+    load_network,
+    network_folder,
+    read_saved,
+)
 from stepsearch.errors import UserError
+from stepsearch.json_file import read_mapping
 from stepsearch.strategies import FloatArray
 from trainers.denoising import DenoisingConfig
 from trainers.training_trial import CHECKPOINT
@@ -24,7 +31,9 @@ if TYPE_CHECKING:
     from stepsearch.search.result import SearchResult
 
 _PROCESS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+_FIELD = "checkpoint.path"
 _MAX_BYTES = 2**20
+"""Of a scheduler's configuration, which may list its betas."""
 _MAX_T = 100_000
 
 
@@ -37,12 +46,15 @@ class Trained:
     alpha_bar: FloatArray
     prediction_type: str
     shape: tuple[int, int, int]
+    """(C, H, W) of what it draws."""
     load: Callable[[], nn.Module]
     """Its network, on the CPU, which requires no gradients; raises UserError."""
     classes: int = 0
     """Those that it is told apart; 0: it is told none."""
     null_trained: bool = False
     """Whether it has learned the null class, as far as is known."""
+    vae: Path | None = None
+    """The folder of the autoencoder whose latents it draws; none: it draws pictures."""
 
 
 class SearchCheckpoint(Config):
@@ -69,10 +81,6 @@ class SearchCheckpoint(Config):
                 f"checkpoint must have a variance-preserving process (noise.kind vp), "
                 f"got {config.noise.kind} of {self.name}"
             )
-        if config.dataset.kind == "latents":
-            raise UserError(
-                f"checkpoint must draw pictures, got {self.name!r}, which draws latents"
-            )
         process, dataset = config.noise.build(), config.dataset.load()
 
         def load() -> nn.Module:
@@ -90,6 +98,7 @@ class SearchCheckpoint(Config):
             load,
             config.denoiser.classes(dataset),
             config.training.label_dropout > 0,
+            dataset.vae,
         )
 
     def _found(self) -> tuple[SearchResult, int]:
@@ -118,7 +127,11 @@ class SearchCheckpoint(Config):
 
 
 class FolderCheckpoint(Config):
-    """A bundle that `export` wrote, or the folder of a diffusers pipeline."""
+    """A bundle that `export` wrote, or the folder of a diffusers pipeline.
+
+    Its network is one that `denoiser: {kind: pretrained}` trains on from. No code in the folder is
+    run.
+    """
 
     kind: Literal["folder"] = "folder"
     path: AbsolutePath
@@ -127,14 +140,17 @@ class FolderCheckpoint(Config):
         return self
 
     def look(self) -> Trained:
-        """Raises UserError unless it holds a UNet2DModel and a process of betas."""
+        """Raises UserError unless it holds such a network and a process of betas."""
         pipeline = self.path / "pipeline" if (self.path / "pipeline").is_dir() else self.path
-        unet = _settings(pipeline / "unet" / "config.json", self.path)
-        scheduler = _settings(pipeline / "scheduler" / "scheduler_config.json", self.path)
-        if unet.get("_class_name") != "UNet2DModel":
-            kind = unet.get("_class_name", "no class")
-            raise UserError(f"checkpoint must hold a UNet2DModel, got {kind}")
-        classes = _classes(unet)
+        folder = network_folder(pipeline, _FIELD)
+        saved = read_saved(folder, _FIELD)
+        into, out = saved.channels
+        if out not in (into, 2 * into):
+            raise UserError(
+                f"{_FIELD} must be a network with as many channels out as in, or twice as many "
+                f"where it predicts a variance, got {into} in and {out} out: {folder}"
+            )
+        scheduler = _scheduler(pipeline)
         if "beta_schedule" not in scheduler:
             raise UserError(
                 "checkpoint must have a scheduler with betas, as DDPMScheduler has, "
@@ -145,10 +161,11 @@ class FolderCheckpoint(Config):
             noise,
             _alpha_bar(noise),
             scheduler.get("prediction_type", "epsilon"),
-            _shape(unet),
-            lambda: _load(pipeline / "unet"),
-            classes,
-            null_trained=classes > 0,
+            (into, *saved.sample_size),
+            lambda: _load(folder, saved),
+            saved.classes,
+            null_trained=saved.classes > 0,
+            vae=_vae(pipeline),
         )
 
 
@@ -164,44 +181,34 @@ def look(checkpoint: SearchCheckpoint | FolderCheckpoint) -> Trained:
     return found
 
 
-def _settings(path: Path, folder: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as opened:
-            settings = json.loads(opened.read(_MAX_BYTES))
-    except OSError as error:
-        raise UserError(
-            "checkpoint.path must be a bundle or a diffusers pipeline with unet/ and scheduler/, "
-            f"got {str(folder)!r}: {path.name}: {error.strerror}"
-        ) from None
-    except (ValueError, RecursionError):
-        raise UserError(f"checkpoint.path must have JSON in {path.name}, got {path}") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"checkpoint.path must have a mapping in {path.name}, got {path}")
-    return settings
-
-
-def _shape(unet: dict[str, Any]) -> tuple[int, int, int]:
-    """(C, H, W) of the images that it draws."""
-    channels, size = unet.get("in_channels", 3), unet.get("sample_size")
-    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
-    found = [number for number in (channels, *sides) if isinstance(number, int) and number > 0]
-    if len(found) < 3:
-        raise UserError(
-            "checkpoint must say the size of its images in unet/config.json, "
-            f"got in_channels {channels!r} and sample_size {size!r}"
+def _load(folder: Path, saved: SavedNetwork) -> nn.Module:
+    """To draw with; of a variance that it predicts, too, nothing is used, as in DiTPipeline."""
+    network = load_network(folder, saved, _FIELD).requires_grad_(False).eval()
+    channels, out = saved.channels
+    if out > channels:
+        network.register_forward_hook(
+            lambda _module, _given, output: type(output)(sample=output.sample[:, :channels])
         )
-    return found[0], found[1], found[2]
+    return network
 
 
-def _classes(unet: dict[str, Any]) -> int:
-    """Those that it knows besides the null class, the last row of its table."""
-    rows, embedding = unet.get("num_class_embeds"), unet.get("class_embed_type")
-    if embedding is not None or not (rows is None or (isinstance(rows, int) and rows >= 2)):
+def _scheduler(pipeline: Path) -> dict[str, Any]:
+    file = pipeline / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
         raise UserError(
-            "checkpoint must hold a UNet2DModel with a table of 2 or more classes or none,"
-            f" got class_embed_type {embedding!r} and num_class_embeds {rows!r}"
+            f"{_FIELD} must be a bundle or a diffusers pipeline with scheduler/, "
+            f"got {str(pipeline)!r}"
         )
-    return 0 if rows is None else rows - 1
+    return read_mapping(file, _MAX_BYTES)
+
+
+def _vae(pipeline: Path) -> Path | None:
+    """The folder of its autoencoder, if there is one."""
+    folder = pipeline / "vae"
+    if not folder.is_dir():
+        return None
+    read_autoencoder(folder, _FIELD)
+    return folder
 
 
 def _alpha_bar(noise: dict[str, Any]) -> FloatArray:
@@ -215,23 +222,3 @@ def _alpha_bar(noise: dict[str, Any]) -> FloatArray:
     except (NotImplementedError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint must have a process that diffusers knows: {error}") from None
     return np.asarray(alpha_bar.double().numpy())
-
-
-def _load(folder: Path) -> nn.Module:
-    from diffusers import UNet2DModel
-
-    try:
-        model, info = UNet2DModel.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-        raise UserError(f"checkpoint must have weights that fit its config: {reason}") from None
-    wrong = [name for names in info.values() for name in names]
-    if wrong:
-        raise UserError(
-            f"checkpoint must have weights that fit its config, got {len(wrong)} that do not, "
-            f"{wrong[0]} the first"
-        )
-    network: nn.Module = model.requires_grad_(False).eval()
-    return network

@@ -13,7 +13,7 @@ from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.pictures import beside, sample_grid
 from stepsearch.sampling.timetuner import Network, draw, losses
 from stepsearch.search.trial import Report, Trial
-from trainers.tuning import PICTURED, bench, compared, scores, told, untuned
+from trainers.tuning import PICTURED, Bench, bench, compared, scores, told, untuned
 
 if TYPE_CHECKING:
     from trainers.timetuner import TimeTunerConfig
@@ -51,7 +51,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
                 return
         metrics = {"images_seen": float(milestone)}
         if workers.rank == 0:
-            metrics |= _judge(trial, network, drawn, device)
+            metrics |= _judge(trial, at, network, drawn)
         metrics |= {
             "tuning_cpu_s": tuning_cpu_s,
             "evaluation_cpu_s": time.process_time() - begun,
@@ -60,12 +60,13 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
             return
 
 
-def _judge(trial: Trial, network: Network, drawn: Tensor, device: str) -> dict[str, float]:
+def _judge(trial: Trial, at: Bench, network: Network, drawn: Tensor) -> dict[str, float]:
     """The scores of all images so far, and beside the untuned times'; a picture is left behind."""
     config: TimeTunerConfig = trial.config
+    device = str(at.device)
     found = scores(config, drawn, trial.seed, device, trial.cache)
     reference = untuned(config.untuned, trial.seed, len(drawn), device, trial.cache)
-    _picture(trial, reference.images, drawn[:PICTURED], len(drawn))
+    _picture(trial, reference.pictures, at.pictures(drawn[:PICTURED]), len(drawn))
     ratios = compared(config, found, reference.scores)
     nfe = network.solver.nfe * config.sampler.evaluations_a_slot
     return {"nfe": float(nfe)} | found | ratios

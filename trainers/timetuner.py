@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from stepsearch.config import Config
-from stepsearch.diffusion.datasets import AnyPictures, DigitsConfig
+from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.errors import UserError
 from stepsearch.evaluation import frechet_distance, statistics
 from stepsearch.evaluation.features.base import ScoreNames
@@ -59,18 +59,23 @@ class TimeTunerConfig(Config):
 
     kind: Literal["timetuner"] = "timetuner"
     checkpoint: AnyCheckpoint
-    dataset: AnyPictures = DigitsConfig()
+    dataset: AnyDataset = Field(
+        DigitsConfig(), description="what the checkpoint draws: pictures, or the latents of some"
+    )
     sampler: SolverConfig = SolverConfig()
     tau_scope: TauScope = "embedding"
     times: TimesConfig = TimesConfig()
     gradient: GradientConfig = Field(
-        GradientConfig(), description="of the gradient's times; its strategy is that of `times`"
+        GradientConfig(),
+        description="of the gradient's times; its strategy is that of `times`. Of latents it sees "
+        "these themselves, as `end_to_end` does",
     )
     end_to_end: EndToEndConfig = EndToEndConfig()
     score: Literal["frechet", "kid", "energy", "teacher"] = Field(
         "energy",
         description="what trials are compared by; energy: the energy distance of pixels to the "
-        "data's; frechet, kid: by the judge; teacher: the mean distance to its images",
+        "data's; frechet, kid: by the judge; teacher: the mean distance to its images. Latents "
+        "are decoded for the judge alone",
     )
     teacher: SolverConfig = SolverConfig(num_steps=100)
     judge: JudgeConfig = JudgeConfig()
@@ -135,12 +140,12 @@ class TimeTunerConfig(Config):
 
         Any number of `workers` shares the drawing.
         """
-        data, T = self.dataset.load(), len(look(self.checkpoint).alpha_bar)
+        pictures, T = self.dataset.pictures_of(), len(look(self.checkpoint).alpha_bar)
         if not self.judge.features.needs_labels:
-            check_judge(self.judge, data)
+            check_judge(self.judge, pictures)
         elif self.score in ("frechet", "kid"):
             try:
-                check_judge(self.judge, data)
+                check_judge(self.judge, pictures)
             except UserError as error:
                 raise UserError(f"{error}, or take score energy") from None
         self.sampler.check(T)
@@ -148,6 +153,8 @@ class TimeTunerConfig(Config):
         if self.score == "teacher":
             self.teacher.times(look(self.checkpoint).alpha_bar)
         bench(self.checkpoint, self.dataset, torch.device("cpu")).check(self.sampler)
+        if self.dataset.load().vae is not None:
+            self.teacher.check_latents("teacher")
 
     def resolved(self) -> TimeTunerConfig:
         """With the number of the trial that is the earlier search's best one now, and the path of
@@ -172,11 +179,13 @@ class TimeTunerConfig(Config):
         network = at.network(self.sampler, self.tau_scope)
         shape, times = at.trained.shape, network.solver.times
 
-        def some(n: int) -> Tensor:
-            return draw(network, times, n, shape=shape, seed=0, device=at.device)
-
         judge = self.judge if self.judges else None
-        return measure_drawing(some, judge, self.dataset.load(), gpu=gpu)
+
+        def some(n: int) -> Tensor:
+            drawn = draw(network, times, n, shape=shape, seed=0, device=at.device)
+            return at.pictures(drawn) if judge else drawn
+
+        return measure_drawing(some, judge, self.dataset.pictures_of(), gpu=gpu)
 
     def chart(self, width: int) -> str:
         """t and tau, of the gradient's only how much of them."""
@@ -258,10 +267,10 @@ class TimeTunerConfig(Config):
             tuple(found["loss_untuned"]),
             (0,) * network.solver.nfe,
         )
-        real = statistics(pixel_features(at.images))
+        real = statistics(pixel_features(self.dataset.pictures_of().train))
 
-        def pixel_fd(images: Tensor, seed: int) -> float:
-            return frechet_distance(*real, *statistics(pixel_features(images)))
+        def pixel_fd(drawn: Tensor, seed: int) -> float:
+            return frechet_distance(*real, *statistics(pixel_features(at.pictures(drawn))))
 
         seeds = [provenance["seed"] + unseen for unseen in _UNSEEN_SEEDS]
         verdict = compare(

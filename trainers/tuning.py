@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepsearch.diffusion.autoencoder import latents_of
 from stepsearch.diffusion.datasets import AnyDataset, Dataset
+from stepsearch.diffusion.datasets.latents import decoder
 from stepsearch.diffusion.workers import Workers
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.cache import one_at_a_time
@@ -38,6 +40,7 @@ from stepsearch.sampling.timetuner import (
     tune,
     tune_end_to_end,
 )
+from stepsearch.sampling.timetuner.samplers import ANALYTIC
 from stepsearch.sampling.timetuner.shifts import in_order
 from stepsearch.sampling.timetuner.tuned_timesteps import fingerprint
 from stepsearch.strategies import FloatArray
@@ -51,16 +54,20 @@ if TYPE_CHECKING:
 
 Strategy = Literal["sequential", "parallel", "end_to_end"]
 STRATEGIES: tuple[Strategy, ...] = ("sequential", "parallel", "end_to_end")
-_ANALYTIC = ("analytic_ddim", "analytic_ddpm")
 _GAMMA_IMAGES = 512
 _ENERGY_IMAGES = 4096
 """Of the data, at most."""
 PICTURED = 36
+_DECODED = 256
+"""Latents at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A trained denoiser, loaded once a process, with the data that it was trained on."""
+    """A trained denoiser, loaded once a process, with the data that it was trained on.
+
+    Where it draws latents, these are its images, and `pictures` what is looked at.
+    """
 
     trained: Trained
     denoiser: nn.Module
@@ -69,6 +76,8 @@ class Bench:
     labels: Tensor | None
     """Their classes, where the denoiser is told them."""
     device: torch.device
+    vae: Path | None
+    """The folder of the autoencoder that decodes them, where they are latents."""
 
     def network(self, sampler: SolverConfig, scope: Literal["embedding", "full"]) -> Network:
         """The network under a sampler. Raises UserError where that cannot run."""
@@ -76,13 +85,23 @@ class Bench:
         run = evaluate(self.denoiser)
         if self.labels is not None:
             run = by_class(self.denoiser, sampler.guidance)
-        gamma = self._gamma(sampler) if sampler.kind in _ANALYTIC else None
+        gamma = self._gamma(sampler) if sampler.kind in ANALYTIC else None
         solver = sampler.build(self.trained.noise, self.trained.prediction_type, gamma)
-        return Network(run, solver, scope, labels=self.labels)
+        return Network(run, solver, scope, labels=self.labels, latents=self.vae is not None)
+
+    def pictures(self, drawn: Tensor) -> Tensor:
+        """What was drawn, [n, C, H, W] in [-1, 1] on the CPU; latents are decoded."""
+        if self.vae is None:
+            return drawn
+        decode = decoder(self.vae, self.device)
+        return torch.cat([decode(some).cpu() for some in torch.split(drawn, _DECODED)])
 
     def check(self, sampler: SolverConfig) -> None:
-        """Raise UserError for guidance that the denoiser was not trained for."""
+        """Raise UserError for guidance that the denoiser was not trained for, and for what is not
+        done to latents."""
         trained = self.trained
+        if self.vae is not None:
+            sampler.check_latents()
         told, null_trained = trained.classes > 0, trained.null_trained
         check_guidance(sampler.guidance, told=told, null_trained=null_trained)
 
@@ -111,21 +130,37 @@ class Bench:
 def bench(checkpoint: AnyCheckpoint, dataset: AnyDataset, device: torch.device) -> Bench:
     """Raises UserError for a checkpoint that cannot be used with this data."""
     trained, data = look(checkpoint), dataset.load()
-    if data.shape != trained.shape:
-        raise UserError(
-            f"dataset must have images {list(trained.shape)}, which the checkpoint draws, "
-            f"got {list(data.shape)}"
-        )
+    _check_data(trained, data)
     labels = _labels(trained, data)
     denoiser = trained.load().to(device)
     images = scaled(data.train).to(device)
-    found = Bench(trained, denoiser, images, None if labels is None else labels.to(device), device)
+    labels = None if labels is None else labels.to(device)
+    found = Bench(trained, denoiser, images, labels, device, data.vae)
     some, run, told = images[:2], evaluate(denoiser), None
     if found.labels is not None:
         run, told = by_class(denoiser), found.labels[:2]
     with torch.no_grad():
         check_times(run, some, len(trained.alpha_bar), told)
     return found
+
+
+def _check_data(trained: Trained, data: Dataset) -> None:
+    """Raise UserError unless the denoiser draws such images, or latents of this autoencoder."""
+    if (trained.vae is None) != (data.vae is None):
+        draws, has = ("pictures", "latents") if trained.vae is None else ("latents", "pictures")
+        raise UserError(f"dataset must have {draws}, which the checkpoint draws, got {has}")
+    if data.shape != trained.shape:
+        raise UserError(
+            f"dataset must have images {list(trained.shape)}, which the checkpoint draws, "
+            f"got {list(data.shape)}"
+        )
+    if trained.vae is None or data.vae is None or trained.vae == data.vae:
+        return
+    if latents_of(trained.vae, "checkpoint.path") != latents_of(data.vae, "dataset.path"):
+        raise UserError(
+            f"dataset must have latents of the checkpoint's autoencoder, {trained.vae}, got those "
+            f"of another one: {data.vae}"
+        )
 
 
 def _labels(trained: Trained, data: Dataset) -> Tensor | None:
@@ -232,11 +267,12 @@ def scores(
     config: TimeTunerConfig, images: Tensor, seed: int, device: str, cache: Path
 ) -> dict[str, float]:
     """Of images 0 ... n - 1 of a seed: the judge's scores, the distance to the data's or to the
-    teacher's."""
+    teacher's. Latents are decoded for the judge alone."""
     found: dict[str, float] = {}
     if config.judges:
-        judge = judge_of(config.judge, config.dataset, cache, torch.device(device))
-        found |= judge.score(images)
+        where = torch.device(device)
+        judge = judge_of(config.judge, config.dataset, cache, where)
+        found |= judge.score(bench(config.checkpoint, config.dataset, where).pictures(images))
     if config.score == "energy":
         real = config.dataset.load().train
         some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
@@ -253,8 +289,8 @@ class Untuned:
     """What the untuned times do from the noise of a seed."""
 
     scores: dict[str, float]
-    images: Tensor
-    """The first ones, for pictures."""
+    pictures: Tensor
+    """The first ones."""
 
 
 @lru_cache(maxsize=64)
@@ -263,7 +299,8 @@ def untuned(config: TimeTunerConfig, seed: int, n: int, device: str, cache: Path
     at = bench(config.checkpoint, config.dataset, torch.device(device))
     network = at.network(config.sampler, config.tau_scope)
     images = _draw(at, network, seed, n)
-    return Untuned(scores(config, images, seed, device, cache), images[:PICTURED].clone())
+    pictures = at.pictures(images[:PICTURED]).clone()
+    return Untuned(scores(config, images, seed, device, cache), pictures)
 
 
 @lru_cache(maxsize=4)

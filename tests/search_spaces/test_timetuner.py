@@ -14,6 +14,7 @@ from optuna.trial import FixedTrial
 
 import run_search
 from search_spaces import FixedPoint, TimeTunerSpace, TrainerFacts, space
+from stepsearch.diffusion.datasets import DigitsConfig, LatentsConfig
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import ShiftedTimes, SolverConfig
@@ -63,6 +64,26 @@ def test_guidance_is_a_case_of_its_own_for_a_denoiser_that_learned_no_class_too(
         "timetuner.samplers must have guidance 1 for a denoiser that learned no null class, got"
         " ddim-trailing-guidance2-5"
     )
+
+
+@pytest.mark.parametrize(
+    ("sampler", "line"),
+    [
+        ({"clip_sample": True}, "ddim-trailing-clip-5: sampler.clip_sample must be false for "
+         "latents, which are not in [-1, 1], got true"),
+        ({"kind": "analytic_ddpm"}, "analytic_ddpm-trailing-5: sampler.kind must not be analytic "
+         "for latents, as its variances are bounded by those of pixels in [-1, 1], got "
+         "'analytic_ddpm'"),
+    ],
+)  # fmt: skip
+def test_samplers_of_pixels_are_refused_for_latents(
+    sampler: dict[str, Any], line: str, encoded: Path
+) -> None:
+    member = space(SINGLE | {"samplers": [sampler]})
+    member.check(TrainerFacts("timetuner", ALPHA_BAR, data=DigitsConfig().load))
+    with pytest.raises(UserError) as caught:
+        member.check(TrainerFacts("timetuner", ALPHA_BAR, data=LatentsConfig(path=encoded).load))
+    assert str(caught.value) == f"timetuner.samplers, {line}"
 
 
 def test_the_first_trials_are_untuned_to_the_last_bit(facts: TrainerFacts) -> None:

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from stepsearch.config import merge
+from stepsearch.diffusion.denoisers import DiTConfig
+from stepsearch.diffusion.denoisers.unconditional_dit import ClassConditionalDiT
 from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.study import Objective, RandomConfig, Study
+from tests.latents import write_vae
 from trainers import trainer
 from trainers.checkpoint import FolderCheckpoint, SearchCheckpoint, look
 from trainers.training_trial import CHECKPOINT
@@ -83,6 +87,14 @@ def test_a_search_gives_its_best_trials_averaged_weights(searched: Any) -> None:
     assert any(not torch.equal(theirs[key], others[key]) for key in theirs)
 
 
+def test_a_search_on_latents_gives_their_autoencoder(searched: Any, encoded: Path) -> None:
+    latents = {"kind": "latents", "path": str(encoded)}
+    found = look(SearchCheckpoint(name="small", storage=searched("small", [1.0], dataset=latents)))
+    assert found.shape == (4, 4, 4)
+    assert found.vae == encoded / "vae"
+    assert found.load()(torch.zeros(1, 4, 4, 4), 7).sample.shape == (1, 4, 4, 4)
+
+
 def test_a_search_that_has_no_denoiser_to_give_is_refused(searched: Any) -> None:
     storage = searched("none", [])
     searched("two", [1.0])
@@ -118,28 +130,72 @@ def test_a_pipeline_and_a_bundle_around_it_are_the_same(
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.parametrize("classes", [0, 10])
+def test_a_transformer_in_a_bundle_is_loaded_as_it_was(
+    classes: int, saved_pipeline: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved_pipeline, tmp_path / "bundle" / "pipeline")
+    shutil.rmtree(folder / "unet")
+    network = DiTConfig(layers=1).build((1, 8, 8), seed=0, classes=classes)
+    network.save_pretrained(folder / "unet")
+    (folder / "unet" / "unconditional_dit.py").write_text("raise SystemExit('it was run')\n")
+    found = look(FolderCheckpoint(path=tmp_path / "bundle"))
+    assert (found.shape, found.classes, found.null_trained) == ((1, 8, 8), classes, classes > 0)
+    assert found.vae is None
+    loaded = found.load()
+    assert type(loaded) is type(network)
+    assert not loaded.training
+    theirs = dict(network.named_parameters())
+    for name, weights in loaded.named_parameters():
+        assert torch.equal(weights, theirs[name])
+        assert not weights.requires_grad
+
+
+@pytest.mark.parametrize("out", [4, 8])
+def test_diffusers_own_folder_of_a_transformer_is_one_of_latents(out: int, tmp_path: Path) -> None:
+    """Also of one that predicts a variance, as the published ones do: it is left out."""
+    options = {"num_layers": 1, "sample_size": 4, "num_embeds_ada_norm": 1000}
+    transformer = DiTTransformer2DModel(2, 8, 4, out, **options).eval()
+    transformer.save_pretrained(tmp_path / "transformer")
+    DDIMScheduler().save_pretrained(tmp_path / "scheduler")
+    (tmp_path / "vae").mkdir()
+    with pytest.raises(UserError, match=r"vae/config.json: must be a readable file: No such file"):
+        look(FolderCheckpoint(path=tmp_path))
+    write_vae(tmp_path / "vae")
+    found = look(FolderCheckpoint(path=tmp_path))
+    assert (found.shape, found.classes) == ((4, 4, 4), 1000)
+    assert found.vae == tmp_path / "vae"
+    loaded = found.load()
+    assert isinstance(loaded, ClassConditionalDiT)
+    x, t, labels = torch.ones(2, 4, 4, 4), torch.tensor([7, 999]), torch.tensor([3, 1000])
+    expected = transformer(x, t, labels).sample[:, :4]
+    assert torch.equal(loaded(x, t, class_labels=labels).sample, expected)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "line"),
     [
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"},
-         "checkpoint must hold a UNet2DModel, got UNet2DConditionModel"),
+         "FOLDER/unet/config.json: _class_name must be one of 'UNet2DModel', "
+         "'DiTTransformer2DModel', 'UnconditionalDiT', 'ClassConditionalDiT', got "
+         "'UNet2DConditionModel'"),
         ("unet/config.json", {"class_embed_type": "timestep"},
-         "checkpoint must hold a UNet2DModel with a table of 2 or more classes or none, got "
-         "class_embed_type 'timestep' and num_class_embeds None"),
+         "FOLDER/unet/config.json: class_embed_type must be null, got 'timestep'"),
         ("unet/config.json", {"num_class_embeds": 1},
-         "checkpoint must hold a UNet2DModel with a table of 2 or more classes or none, got "
-         "class_embed_type None and num_class_embeds 1"),
+         "FOLDER/unet/config.json: num_class_embeds must be at least 2, got 1"),
         ("unet/config.json", {"sample_size": None},
-         "checkpoint must say the size of its images in unet/config.json, got in_channels 1 and "
-         "sample_size None"),
+         "FOLDER/unet/config.json: sample_size must be a list, got None"),
+        ("unet/config.json", {"out_channels": 3},
+         "checkpoint.path must be a network with as many channels out as in, or twice as many "
+         "where it predicts a variance, got 1 in and 3 out: FOLDER/unet"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12},
          "checkpoint must have 2 to 100000 timesteps, got 1000000000000"),
         ("scheduler/scheduler_config.json", {"_class_name": "EDM", "beta_schedule": "pink"},
          "checkpoint must have a process that diffusers knows: pink is not implemented for "
          "<class 'diffusers.schedulers.scheduling_ddpm.DDPMScheduler'>"),
         ("unet/config.json", {"block_out_channels": [16, 16]},
-         "checkpoint must have weights that fit its config: Error(s) in loading state_dict for "
-         "UNet2DModel: size mismatch for "),
+         "checkpoint.path must hold weights that fit its config.json, got Error(s) in loading "
+         "state_dict for UNet2DModel: size mismatch for "),
     ],
 )  # fmt: skip
 def test_a_folder_that_does_not_fit_is_refused(
@@ -150,18 +206,38 @@ def test_a_folder_that_does_not_fit_is_refused(
     (folder / file).write_text(json.dumps(content | change))
     with pytest.raises(UserError) as error:
         look(FolderCheckpoint(path=folder)).load()
-    assert str(error.value).startswith(line)
+    assert str(error.value).replace(str(folder), "FOLDER").startswith(line)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000])
+@pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("{", "must be JSON: "),
+        ("[1]", "must be a mapping, got a list"),
+        ("[" * 60_000, "must be JSON: "),
+        (" " * (2**20 + 1), "must have at most "),
+    ],
+)
 def test_a_config_that_is_none_is_refused(
-    saved_pipeline: Path, tmp_path: Path, content: str
+    saved_pipeline: Path, tmp_path: Path, file: str, content: str, line: str
 ) -> None:
     folder = shutil.copytree(saved_pipeline, tmp_path / "broken")
-    (folder / "unet" / "config.json").write_text(content)
-    with pytest.raises(UserError, match=r"^checkpoint.path must have (JSON|a mapping) in config"):
+    (folder / file).write_text(content)
+    with pytest.raises(UserError) as error:
         look(FolderCheckpoint(path=folder))
+    assert str(error.value).startswith(f"{folder}/{file}: {line}")
+
+
+def test_a_folder_without_a_scheduler_is_refused(saved_pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved_pipeline / "unet", tmp_path / "unet")
+    with pytest.raises(UserError) as error:
+        look(FolderCheckpoint(path=tmp_path))
+    assert str(error.value) == (
+        "checkpoint.path must be a bundle or a diffusers pipeline with scheduler/, got "
+        f"{str(tmp_path)!r}"
+    )
 
 
 def test_damaged_weights_are_refused(saved_pipeline: Path, tmp_path: Path) -> None:
@@ -173,8 +249,11 @@ def test_damaged_weights_are_refused(saved_pipeline: Path, tmp_path: Path) -> No
     save_file({name: tensors[name] for name in others}, weights, {"format": "pt"})
     with pytest.raises(UserError) as error:
         look(FolderCheckpoint(path=folder)).load()
-    line = f"checkpoint must have weights that fit its config, got 1 that do not, {lost} the first"
+    line = (
+        f"checkpoint.path must hold weights that fit its config.json, got {lost} in one of them "
+        f"only: {folder / 'unet'}"
+    )
     assert str(error.value) == line
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"^checkpoint must have weights that fit its config: "):
+    with pytest.raises(UserError, match=r"^checkpoint.path must hold weights that fit its config"):
         look(FolderCheckpoint(path=folder)).load()

@@ -89,6 +89,15 @@ def weights_digest(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def latents_of(folder: Path, field: str) -> tuple[str, float, float]:
+    """What decides which latents a picture has: the weights' SHA-256, the scale and the shift.
+
+    Raises UserError like `read_autoencoder`.
+    """
+    settings = read_autoencoder(folder, field)
+    return weights_digest(folder), settings.scaling_factor, settings.shift_factor or 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Autoencoder:
     """An AutoencoderKL whose latents have its mean and its scale taken off: z = (x - m) s."""

@@ -18,12 +18,10 @@ DATASETS: dict[str, type[DatasetConfig]] = {
 }
 
 AnyDataset = Annotated[DigitsConfig | ImagesConfig | LatentsConfig, Field(discriminator="kind")]
-AnyPictures = Annotated[DigitsConfig | ImagesConfig, Field(discriminator="kind")]
 
 __all__ = [
     "DATASETS",
     "AnyDataset",
-    "AnyPictures",
     "Dataset",
     "DatasetConfig",
     "DigitsConfig",

@@ -15,6 +15,8 @@ from stepsearch.diffusion.noise import NoiseProcess
 from stepsearch.diffusion.weights import WEIGHTS
 from stepsearch.errors import UserError
 
+_FIELD = "denoiser.path"
+
 
 class PretrainedConfig(DenoiserConfig):
     """The U-Net or the diffusion transformer in a folder; its weights are the same for all seeds.
@@ -29,12 +31,12 @@ class PretrainedConfig(DenoiserConfig):
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raise UserError unless the folder has a network for images of `shape` (C, H, W)."""
-        folder = network_folder(self.path)
-        read_saved(folder).check(shape, folder)
+        folder = network_folder(self.path, _FIELD)
+        read_saved(folder, _FIELD).check(shape, folder)
 
     def classes(self, data: Dataset) -> int:
-        folder = network_folder(self.path)
-        return read_saved(folder).told(data, folder)
+        folder = network_folder(self.path, _FIELD)
+        return read_saved(folder, _FIELD).told(data, folder)
 
     def check_latents(self, data: Dataset) -> None:
         own = self.path / "vae"
@@ -47,8 +49,8 @@ class PretrainedConfig(DenoiserConfig):
             )
 
     def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> torch.nn.Module:
-        folder = network_folder(self.path)
-        saved = read_saved(folder)
+        folder = network_folder(self.path, _FIELD)
+        saved = read_saved(folder, _FIELD)
         saved.check(data.shape, folder)
         with initial_weights(seed):  # diffusers draws some before it reads them
-            return load_network(folder, saved)
+            return load_network(folder, saved, _FIELD)

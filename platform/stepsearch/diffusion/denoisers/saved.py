@@ -17,7 +17,6 @@ from stepsearch.diffusion.weights import LARGEST_CONFIG, check_weights, load_wei
 from stepsearch.errors import UserError
 from stepsearch.json_file import parse_file, read_mapping
 
-_FIELD = "denoiser.path"
 _MOST_CLASSES = 100_000
 
 _Side = Annotated[int, Field(ge=1, le=1024)]
@@ -45,6 +44,11 @@ class SavedNetwork(Config, ABC):
     def classes(self) -> int:
         """Those that it knows besides the null class; 0: it is told none."""
 
+    @property
+    def channels(self) -> tuple[int, int]:
+        """In and out."""
+        return self.in_channels, self.out_channels or self.in_channels
+
     @abstractmethod
     def network(self) -> Any:
         """The class that loads it."""
@@ -69,11 +73,11 @@ class SavedNetwork(Config, ABC):
     def check(self, shape: tuple[int, int, int], folder: Path) -> None:
         """Raise UserError unless it maps images of `shape` (C, H, W) to such images."""
         channels, height, width = shape
-        out = self.in_channels if self.out_channels is None else self.out_channels
-        if (self.in_channels, out) != (channels, channels):
+        if self.channels != (channels, channels):
+            into, out = self.channels
             raise UserError(
                 f"denoiser.path must be a network with {channels} channels in and out, as the data"
-                f" set has, got {self.in_channels} in and {out} out: {folder}"
+                f" set has, got {into} in and {out} out: {folder}"
             )
         if self.sample_size != (height, width):
             raise UserError(
@@ -143,19 +147,22 @@ SAVED: dict[str, type[SavedNetwork]] = {
 """By config.json's `_class_name`; the last two are what a `dit` is exported as."""
 
 
-def network_folder(path: Path) -> Path:
-    """`path`, or the part of the pipeline there. Raises UserError if no network is in it."""
+def network_folder(path: Path, field: str) -> Path:
+    """`path`, or the part of the pipeline there.
+
+    Raises UserError, in the name of `field`, if no network is in it.
+    """
     if not path.is_dir():
-        raise UserError(f"denoiser.path must be an existing folder, got {str(path)!r}")
+        raise UserError(f"{field} must be an existing folder, got {str(path)!r}")
     for folder in (path, path / "unet", path / "transformer"):
         if (folder / "config.json").is_file():
             return folder
     raise UserError(
-        f"denoiser.path must hold a config.json, also in unet/ or transformer/, got {str(path)!r}"
+        f"{field} must hold a config.json, also in unet/ or transformer/, got {str(path)!r}"
     )
 
 
-def read_saved(folder: Path) -> SavedNetwork:
+def read_saved(folder: Path, field: str) -> SavedNetwork:
     """What config.json says; the weights are there, but were not read.
 
     Raises UserError if either is missing, too large, or of another kind.
@@ -166,10 +173,10 @@ def read_saved(folder: Path) -> SavedNetwork:
     if not isinstance(name, str) or name not in SAVED:
         choices = ", ".join(map(repr, SAVED))
         raise UserError(f"{file}: _class_name must be one of {choices}, got {str(name)[:100]!r}")
-    check_weights(folder, _FIELD)
+    check_weights(folder, field)
     return parse_file(file, SAVED[name], content)
 
 
-def load_network(folder: Path, saved: SavedNetwork) -> torch.nn.Module:
+def load_network(folder: Path, saved: SavedNetwork, field: str) -> torch.nn.Module:
     """The network on the CPU, in float32. Raises UserError unless config and weights agree."""
-    return load_weights(saved.network(), folder, _FIELD).train()
+    return load_weights(saved.network(), folder, field).train()

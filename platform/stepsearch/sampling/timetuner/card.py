@@ -29,7 +29,7 @@ from tuned_timesteps import attach, load, tuned_scheduler
 
 schedule = load("timetuner.json")
 handle = attach(pipeline.unet, schedule)  # with any pipeline that runs the timesteps t
-handle.remove()                           # as before
+handle.remove()                           # as before; some have a transformer instead of a unet
 ```
 $scheduler_use""")
 

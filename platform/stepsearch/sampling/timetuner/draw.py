@@ -30,7 +30,7 @@ def draw(
     device: torch.device | str = "cpu",
     workers: Workers = ALONE,
 ) -> Tensor:
-    """n images [n, C, H, W] in [-1, 1], on the CPU; image i depends on (seed, i) only.
+    """n images [n, C, H, W] in [-1, 1], or latents, on the CPU; each depends on (seed, i) only.
 
     The first one is number `first`. The noise is that of `stepsearch.sampling.sampler.generate`.
     Each of several workers draws an equally long run of images, and all of them get all. Raises
@@ -47,7 +47,8 @@ def draw(
         noise = [generator("image", seed, i) for i in range(low, high)]
         x = randn_tensor((len(noise), *shape), generator=noise, device=torch.device(device))
         labels = network.drawn(low, high)
-        batches.append(sample(network, tau, x, noise, labels=labels).clamp(-1, 1).cpu())
+        drawn = sample(network, tau, x, noise, labels=labels)
+        batches.append(network.finished(drawn).cpu())
     images = workers.gather(torch.cat(batches).to(workers.device))[:n].cpu()
     if not images.isfinite().all():
         raise Diverged("images drawn with this tau have NaN or infinite pixels")

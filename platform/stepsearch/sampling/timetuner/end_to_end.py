@@ -57,7 +57,8 @@ class EndToEndConfig(Config):
 def tune_end_to_end(network: Network, images: Tensor, config: EndToEndConfig) -> Tuned:
     """tau for every slot of the network's solver, from clean images [n, C, H, W].
 
-    Lowers the energy distance, in pixels, between images that are drawn and the given ones. The
+    Lowers the energy distance, in pixels, between images that are drawn and the given ones, or in
+    latents where the network draws those: no decoder has a part in the gradient. The
     result is the mean of the second half of the iterations, in the order of t; or the untuned
     times, if it is no closer on held-out noise. The losses of the result are those of eq. 9, which
     are not lowered here. Raises UserError for fewer than two images.
@@ -161,7 +162,7 @@ def _draw(
     x = torch.randn((n, *images.shape[1:]), generator=chance).to(images)
     labels = network.drawn(first, first + n)
     drawn = sample(network, tau.to(x.device), x, chance, labels=labels, recompute=recompute)
-    return drawn.clamp(-1, 1)
+    return network.finished(drawn)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stepsearch.errors import UserError
+from stepsearch.pixels import clipped
 from stepsearch.sampling.guidance import labels_of, predictor
 from stepsearch.sampling.timetuner.solver import Solver
 from stepsearch.sampling.timetuner.tuned_timesteps import restate
@@ -77,19 +78,22 @@ class Network:
         scope: TauScope = "embedding",
         *,
         labels: Tensor | None = None,
+        latents: bool = False,
     ) -> None:
         """`labels` [n], of all images to tune on, are for a network with classes; it draws the
-        classes in their proportions.
+        classes in their proportions. `latents` is for one that draws an autoencoder's: they are
+        what is meant by images, and nothing clips them.
 
         Raises UserError where the solver has no conversion that could see tau.
         """
         self._run, self.solver, self.scope, self.labels = run, solver, scope, labels
+        self.latents = latents
         if scope == "full":
             solver.scales_at(solver.end)
 
     def under(self, solver: Solver) -> Network:
         """The same network under another solver."""
-        return Network(self._run, solver, self.scope, labels=self.labels)
+        return Network(self._run, solver, self.scope, labels=self.labels, latents=self.latents)
 
     def drawn(self, first: int, last: int) -> Tensor | None:
         """The classes of drawn images first..last-1, if there are any."""
@@ -97,6 +101,10 @@ class Network:
             return None
         shares = self.labels.bincount().double().cpu() / len(self.labels)
         return labels_of(shares, first, last).to(self.labels.device)
+
+    def finished(self, x: Tensor) -> Tensor:
+        """What is left after the last step: images in [-1, 1], or latents."""
+        return x if self.latents else clipped(x)
 
     def output(self, slot: int, x: Tensor, tau: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the scheduler is given: the output at tau, in terms of the slot's nominal time."""

@@ -43,6 +43,7 @@ _TARGETS = ("epsilon", "v_prediction", "sample")
 """What diffusers' schedulers for variance-preserving processes take."""
 _INTEGERS = ("leading", "leading_1", "trailing", "linspace", "quadratic")
 _CLIPPING = ("ddpm", "analytic_ddim", "analytic_ddpm")
+ANALYTIC = ("analytic_ddim", "analytic_ddpm")
 _STOCHASTIC = ("ddpm", "analytic_ddim", "analytic_ddpm", "cm")
 
 
@@ -99,6 +100,19 @@ class SolverConfig(Config):
                 f"got {self.eta:g} for {self.kind} on {self.trajectory}"
             )
 
+    def check_latents(self, field: str = "sampler") -> None:
+        """Raise UserError, in the name of `field`, for what only images in [-1, 1] can have."""
+        if self.clip_sample:
+            raise UserError(
+                f"{field}.clip_sample must be false for latents, which are not in [-1, 1], "
+                "got true"
+            )
+        if self.kind in ANALYTIC:
+            raise UserError(
+                f"{field}.kind must not be analytic for latents, as its variances are bounded by "
+                f"those of pixels in [-1, 1], got {self.kind!r}"
+            )
+
     def _runs(self, allowed: tuple[str, ...]) -> None:
         if self.trajectory not in allowed:
             raise UserError(
@@ -151,7 +165,7 @@ class SolverConfig(Config):
         self.check(len(alpha_bar))
         table = alpha_bar.double().numpy()
         found = self._knots(table)
-        if self.kind in ("analytic_ddim", "analytic_ddpm"):
+        if self.kind in ANALYTIC:
             scheduler: Any = self._analytic(alpha_bar, prediction_type, gamma)
         else:
             process = {**noise, "prediction_type": prediction_type}

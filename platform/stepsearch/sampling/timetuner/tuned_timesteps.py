@@ -1,7 +1,7 @@
 """Use tuned timesteps in plain PyTorch and diffusers; needs nothing but these two packages.
 
     schedule = load("timetuner.json")
-    attach(pipeline.unet, schedule)                 # works with every scheduler
+    attach(pipeline.unet, schedule)                 # or pipeline.transformer; every scheduler
     pipeline.scheduler = tuned_scheduler(schedule)  # or this: no hook, one scheduler
 
 tau[k] takes the place of the time that the network is told at its k-th evaluation. The noise
@@ -10,6 +10,7 @@ levels of the sampler stay what they were.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
@@ -104,7 +105,7 @@ class _Told:
     def before(self, module: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = list(args), dict(kwargs)
         given = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        x = kwargs["sample"] if "sample" in kwargs else args[0]
+        x = _seen(args, kwargs)
         # a float32 tensor: networks cast Python floats to integers, and half precision rounds
         value = self.schedule["tau"][self._slot(given)]
         tau = torch.tensor(value, dtype=torch.float32, device=x.device)
@@ -119,7 +120,7 @@ class _Told:
 
     def after(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
         scales = self.schedule["scales"][(self.calls - 1) // self.calls_per_step]
-        x = kwargs["sample"] if "sample" in kwargs else args[0]
+        x = _seen(args, kwargs)
         kind = self.schedule["prediction_type"]
         if isinstance(output, tuple):
             return (restate(output[0], x, kind, *scales), *output[1:])
@@ -140,6 +141,12 @@ class _Told:
             slot = found[0]
             self.calls = slot * self.calls_per_step
         return slot
+
+
+def _seen(args: Any, kwargs: Any) -> Any:
+    """What the denoiser is given to look at, which transformers call hidden_states."""
+    names = [name for name in ("sample", "hidden_states") if name in kwargs]
+    return kwargs[names[0]] if names else args[0]
 
 
 def _same(given: Any, time: float) -> bool:
@@ -222,6 +229,16 @@ class _TunedScheduler:
             self.timesteps = tau
 
 
+def _signed(base: Any) -> Any:
+    """`step` with the signature of a scheduler's own, which pipelines ask for what it takes."""
+
+    @functools.wraps(base.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _TunedScheduler.step(self, *args, **kwargs)
+
+    return step
+
+
 def scheduler(schedule: Schedule) -> Any:
     """diffusers' own scheduler, with the settings that the schedule was tuned for."""
     import diffusers
@@ -242,7 +259,8 @@ def tuned_scheduler(schedule: Schedule) -> Any:
         raise ValueError("a scheduler cannot do tau_scope = full: attach the schedule instead")
     made = scheduler(schedule)
     base = type(made)
-    made.__class__ = type(f"Tuned{base.__name__}", (_TunedScheduler, base), {})
+    own = {"step": _signed(base)}
+    made.__class__ = type(f"Tuned{base.__name__}", (_TunedScheduler, base), own)
     made.schedule = schedule
     made.set_timesteps(schedule["num_steps"])
     return made
