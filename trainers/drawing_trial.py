@@ -13,7 +13,9 @@ from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.pictures import beside, sample_grid
 from stepsearch.sampling.timetuner import Network, draw, losses
 from stepsearch.search.trial import Report, Trial
-from trainers.tuning import PICTURED, Bench, bench, compared, scores, told, untuned
+from trainers.bench import Bench, bench
+from trainers.tuned_scores import PICTURED, compared, scores, untuned
+from trainers.tuning import told
 
 if TYPE_CHECKING:
     from trainers.timetuner import TimeTunerConfig

@@ -30,11 +30,12 @@ from stepsearch.sampling.timetuner import (
 from stepsearch.sampling.timetuner.network import TauScope
 from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 from stepsearch.search.trial import Cost, Run, TrainerFacts
+from trainers.bench import bench
 from trainers.checkpoint import AnyCheckpoint, look
 from trainers.cost import measure_drawing
 from trainers.drawing_trial import TIMES, run
 from trainers.judging import check_judge, prepare_judge
-from trainers.tuning import STRATEGIES, bench
+from trainers.tuning import STRATEGIES
 
 if TYPE_CHECKING:
     import pandas as pd

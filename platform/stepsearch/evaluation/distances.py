@@ -38,6 +38,7 @@ def frechet_distance(
 
 def factor(cov: Tensor) -> Tensor:
     """A [d, d] with S = A A^T, of a covariance S of any rank; Cholesky's where there is one."""
+    lower: Tensor
     lower, failed = torch.linalg.cholesky_ex(cov)
     if not failed:
         return lower

@@ -17,7 +17,7 @@ from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import load_tuned
 from tests.trainers.timetuner.conftest import heard
-from trainers.tuning import bench
+from trainers.bench import bench
 
 GUIDED = {"num_steps": 4, "guidance": 2.0}
 

@@ -33,9 +33,10 @@ from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from tests.latents import write_vae
 from tests.trainers.timetuner.conftest import heard
+from trainers.bench import bench
 from trainers.drawing_trial import TIMES
 from trainers.judging import judge_of
-from trainers.tuning import STRATEGIES, bench, solution
+from trainers.tuning import STRATEGIES, solution
 
 CPU = torch.device("cpu")
 SHAPE = (4, 4, 4)

@@ -20,9 +20,11 @@ from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from stepsearch.search.trial import Trial
 from tests.trainers.timetuner.conftest import Listener, heard
+from trainers.bench import bench
 from trainers.drawing_trial import TIMES, run
 from trainers.judging import judge_of
-from trainers.tuning import STRATEGIES, bench, compared, solution
+from trainers.tuned_scores import compared
+from trainers.tuning import STRATEGIES, solution
 
 MOVED = {"r": (0.1, 0.2, -0.1, 0.3)}
 UNTUNED = [999, 749, 499, 249]
