@@ -171,10 +171,14 @@ def test_a_network_of_another_autoencoders_latents_is_refused(
     config.check_latents(data)  # nothing says whose latents it knows
     shutil.copytree(encoded / "vae", tmp_path / "vae")
     config.check_latents(data)
-    write_vae(tmp_path / "vae", seed=1)
+    file = tmp_path / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scaling_factor": 0.5}))
     with pytest.raises(UserError) as caught:
         config.check_latents(data)
     assert str(caught.value) == (
         f"denoiser.path must draw latents of the data set's autoencoder, {encoded}/vae, got a "
-        f"pipeline with another one: {tmp_path}/vae"
+        f"pipeline with another one, or with another scale: {tmp_path}/vae"
     )
+    write_vae(tmp_path / "vae", seed=1)
+    with pytest.raises(UserError, match="with another one"):
+        config.check_latents(data)

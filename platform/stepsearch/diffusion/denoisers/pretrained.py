@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from stepsearch.config import AbsolutePath
-from stepsearch.diffusion.autoencoder import weights_digest
+from stepsearch.diffusion.autoencoder import latents_of
 from stepsearch.diffusion.datasets import Dataset
 from stepsearch.diffusion.denoisers.base import DenoiserConfig, initial_weights
 from stepsearch.diffusion.denoisers.saved import load_network, network_folder, read_saved
@@ -42,10 +42,10 @@ class PretrainedConfig(DenoiserConfig):
         own = self.path / "vae"
         if data.vae is None or not (own / WEIGHTS).is_file():
             return
-        if weights_digest(own) != weights_digest(data.vae):
+        if latents_of(own, _FIELD) != latents_of(data.vae, "dataset.path"):
             raise UserError(
                 f"denoiser.path must draw latents of the data set's autoencoder, {data.vae}, "
-                f"got a pipeline with another one: {own}"
+                f"got a pipeline with another one, or with another scale: {own}"
             )
 
     def build_for(self, data: Dataset, process: NoiseProcess, seed: int) -> torch.nn.Module:
