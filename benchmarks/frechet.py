@@ -2,9 +2,9 @@
 
 Both read two sets of float32 features from the disk in batches, as those of a network that has
 seen 50,000 images, sum means and covariances in float64 and take the distance. Each run is a
-process of its own with one thread; they take turns. Memory is the process's peak beyond what it
-had before it read the first batch. The features are correlated noise: the time does not depend on
-what they are.
+process of its own with one thread; they take turns. Seconds are the CPU's; memory is the process's
+peak beyond what it held before it read the first batch. The features are correlated noise: the
+time does not depend on what they are.
 
     python benchmarks/frechet.py [--images 50000] [--dimensions 2048] [--rounds 3] [--quick]
 
@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from benchmarks.cost import measured
 
 BATCH = 1000
 
@@ -51,9 +51,12 @@ def write_features(file: Path, images: int, dimensions: int, seed: int) -> None:
 
 
 def batches(file: Path) -> Iterator[Tensor]:
-    features = np.load(file, mmap_mode="r")
-    for first in range(0, len(features), BATCH):
-        yield torch.from_numpy(features[first : first + BATCH].copy())
+    with file.open("rb") as opened:
+        np.lib.format.read_magic(opened)
+        (images, dimensions), _, _ = np.lib.format.read_array_header_1_0(opened)
+        for _ in range(0, images, BATCH):
+            batch = np.fromfile(opened, np.float32, BATCH * dimensions)
+            yield torch.from_numpy(batch.reshape(-1, dimensions))
 
 
 def ours(real: Path, fake: Path) -> float:
@@ -84,22 +87,17 @@ def torchmetrics(real: Path, fake: Path) -> float:
     return float(metric.compute())
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def measured(way: Callable[[Path, Path], float], real: Path, fake: Path) -> Run:
+def run(way: Callable[[Path, Path], float], real: Path, fake: Path) -> Run:
     torch.set_num_threads(1)
     small = [file.with_name(f"few_{file.name}") for file in (real, fake)]
     way(*small)  # imports, and what the first call sets up
-    before, begun = peak_mib(), time.perf_counter()
-    distance = way(real, fake)
-    return Run(distance, time.perf_counter() - begun, peak_mib() - before)
+    cost, distance = measured(lambda: way(real, fake))
+    return Run(distance, cost.cpu_s, cost.peak_mib)
 
 
 def in_a_process(way: Callable[[Path, Path], float], real: Path, fake: Path) -> Run:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measured, (way, real, fake))
+        return pool.apply(run, (way, real, fake))
 
 
 def arguments() -> argparse.Namespace:

@@ -19,14 +19,11 @@ object.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import re
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +34,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
+from benchmarks.cost import measured
 from stepsearch.diffusion.stages import Points, StagesConfig, find_stages, pixels
 from stepsearch.diffusion.stages.find import stages_of
 from stepsearch.diffusion.stages.kernels import KERNELS
@@ -45,16 +43,6 @@ from stepsearch.diffusion.stages.sharded import ShardedDenoiser
 from stepsearch.search.sharding import sharded
 
 SIZE, MEAN, DEVIATION, EXPONENT, GREYNESS = 32, 0.473, 0.251, 1.65, 0.9
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one call."""
-
-    wall_s: float
-    cpu_s: float
-    peak_mib: float
-    """Memory over what the process held before."""
 
 
 def photograph_like(count: int) -> Tensor:
@@ -72,23 +60,6 @@ def photograph_like(count: int) -> Tensor:
         scaled = coloured / coloured.std() * DEVIATION + MEAN
         block.copy_(scaled.mul_(255).round_().clamp_(0, 255))
     return images
-
-
-def measured(call: Callable[[], Any]) -> tuple[Cost, Any]:
-    """What a call costs, and what it returns."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed is given back
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _memory("VmRSS")
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = call()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Cost(round(wall, 2), round(cpu, 2), round(_memory("VmHWM") - before)), result
-
-
-def _memory(key: str) -> float:
-    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 def whole(points: Points, samples: int) -> dict[str, Any]:
