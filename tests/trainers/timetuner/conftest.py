@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from stepsearch.search.trial import Trial
@@ -65,3 +66,16 @@ def heard(trial: Trial) -> list[dict[str, float]]:
     listener = Listener()
     run(trial, listener)
     return listener.heard
+
+
+def exported(made: Trial, out: Path) -> Path:
+    """`out`, with the times of a trial that has run."""
+    made.config.export(
+        out,
+        trial=made.folder,
+        budget=32,
+        recipe="name: tuned\n",
+        leaderboard=pd.DataFrame({"trial": [0]}),
+        provenance={"search": "tuned", "trial": 0, "seed": 0},
+    )
+    return out

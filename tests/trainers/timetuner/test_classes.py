@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
@@ -16,7 +15,7 @@ from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import load_tuned
-from tests.trainers.timetuner.conftest import heard
+from tests.trainers.timetuner.conftest import exported, heard
 from trainers.bench import bench
 
 GUIDED = {"num_steps": 4, "guidance": 2.0}
@@ -46,15 +45,7 @@ def test_a_trial_is_guided_counted_and_exported_with_its_scale(
     assert plain["nfe"] == 4
     made = trial(config(checkpoint=with_classes, sampler=GUIDED))
     heard(made)
-    made.config.export(
-        tmp_path / "tuned",
-        trial=made.folder,
-        budget=32,
-        recipe="",
-        leaderboard=pd.DataFrame({"trial": [0]}),
-        provenance={"search": "s", "trial": 0, "seed": 0},
-    )
-    file = load_tuned(tmp_path / "tuned" / "timetuner.json")
+    file = load_tuned(exported(made, tmp_path / "tuned") / "timetuner.json")
     assert (file.guidance_scale, file.sampler.guidance) == (2.0, 2.0)
     assert file.nfe == len(file.tau) == 4
 

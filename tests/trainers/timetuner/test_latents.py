@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
@@ -32,7 +31,7 @@ from stepsearch.sampling.bundle.denoiser_pipeline import DenoiserPipeline
 from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from tests.latents import write_vae
-from tests.trainers.timetuner.conftest import heard
+from tests.trainers.timetuner.conftest import exported, heard
 from trainers.bench import bench
 from trainers.drawing_trial import TIMES
 from trainers.judging import judge_of
@@ -149,15 +148,7 @@ def test_a_teachers_gap_is_one_of_latents(latent: Any, trial: Any) -> None:
 def test_an_export_is_judged_by_decoded_pictures(latent: Any, trial: Any, tmp_path: Path) -> None:
     made = trial(latent("dit with classes", sampler=GUIDED, score="energy"))
     heard(made)
-    made.config.export(
-        tmp_path / "out",
-        trial=made.folder,
-        budget=32,
-        recipe="",
-        leaderboard=pd.DataFrame({"trial": [0]}),
-        provenance={"search": "s", "trial": 0, "seed": 0},
-    )
-    file = load_tuned(tmp_path / "out" / "timetuner.json")
+    file = load_tuned(exported(made, tmp_path / "out") / "timetuner.json")
     assert file.verdict["metric"] == "pixel_fd"
     assert (file.guidance_scale, file.denoiser["class"]) == (2.0, "ClassConditionalDiT")
     at = bench(made.config.checkpoint, made.config.dataset, CPU)

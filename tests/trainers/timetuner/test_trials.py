@@ -18,8 +18,7 @@ from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.distances import energy_distance, kid
 from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
-from stepsearch.search.trial import Trial
-from tests.trainers.timetuner.conftest import Listener, heard
+from tests.trainers.timetuner.conftest import Listener, exported, heard
 from trainers.bench import bench
 from trainers.drawing_trial import TIMES, run
 from trainers.judging import judge_of
@@ -208,23 +207,12 @@ def test_an_overview_shows_each_sampler_over_its_evaluations(config: Any, tmp_pa
     assert not empty.exists()
 
 
-def export(made: Trial, out: Path) -> None:
-    made.config.export(
-        out,
-        trial=made.folder,
-        budget=32,
-        recipe="name: tuned\n",
-        leaderboard=pd.DataFrame({"trial": [0]}),
-        provenance={"search": "tuned", "trial": 0, "seed": 0},
-    )
-
-
 def test_an_exported_trial_draws_the_trials_images(
     config: Any, trial: Any, tmp_path: Path
 ) -> None:
     made = trial(config())
     run(made, Listener())
-    export(made, tmp_path / "out")
+    exported(made, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "README.md", "leaderboard.csv", "search.yaml", "timetuner.json", "tuned_timesteps.py",
     }  # fmt: skip
@@ -247,7 +235,7 @@ def test_times_that_do_worse_on_unseen_noise_are_not_exported(
     run(made, Listener())
     message = r"^tau must do no worse than untuned on held-out seeds: worse than untuned: pixel_fd"
     with pytest.raises(UserError, match=message):
-        export(made, tmp_path / "out")
+        exported(made, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
