@@ -219,6 +219,8 @@ def record(cases: list[Case], methods: list[str], out: Path, processes: int, fol
         running = {pool.submit(measure, c, lacking, folder): c for c, lacking in wanted.items()}
         for done in as_completed(running):
             rows = done.result()
+            if out.exists():  # begun when the judge had other scores
+                rows = rows.reindex(columns=pd.read_csv(out, nrows=0).columns)
             rows.to_csv(out, mode="a", header=not out.exists(), index=False, float_format="%.5g")
             print(running[done], flush=True)
 
