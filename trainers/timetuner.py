@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,34 +13,22 @@ from torch import Tensor
 from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.errors import UserError
-from stepsearch.evaluation import frechet_distance, statistics
 from stepsearch.evaluation.features.base import ScoreNames
-from stepsearch.evaluation.judge import pixel_features
 from stepsearch.evaluation.judge_config import JudgeConfig
-from stepsearch.sampling.timetuner import (
-    EndToEndConfig,
-    GradientConfig,
-    SolverConfig,
-    Tuned,
-    compare,
-    draw,
-    write_tuned,
-)
+from stepsearch.sampling.timetuner import EndToEndConfig, GradientConfig, SolverConfig, draw
 from stepsearch.sampling.timetuner.network import TauScope
 from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 from stepsearch.search.trial import Cost, Run, TrainerFacts
 from trainers.bench import bench
 from trainers.checkpoint import AnyCheckpoint, look
 from trainers.cost import measure_drawing
-from trainers.drawing_trial import TIMES, run
+from trainers.drawing_trial import run
 from trainers.judging import check_judge, prepare_judge
+from trainers.tuned_trial import draw_over_nfe, draw_times, write_tuned_trial
 from trainers.tuning import STRATEGIES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_UNSEEN_SEEDS = (1_000_001, 1_000_002, 1_000_003)
-"""Added to a search's seed: noise that no trial draws from."""
 
 
 class TimesConfig(Config):
@@ -214,34 +201,11 @@ class TimeTunerConfig(Config):
 
     def illustrate(self, folder: Path) -> None:
         """Draw tau against t, and each slot's loss with tau and without."""
-        from stepsearch.tuned_figures import tuned_times
-
-        found = json.loads((folder / TIMES).read_text())
-        pictures = folder / "pictures"
-        pictures.mkdir(parents=True, exist_ok=True)
-        tuned_times(found["t"], found["tau"], found["loss_untuned"], found["loss"]).savefig(
-            pictures / "times.png", dpi=110
-        )
+        draw_times(folder)
 
     def overview(self, folder: Path, leaderboard: pd.DataFrame) -> None:
         """Draw the best score of each sampler over its evaluations, with tau and without."""
-        from stepsearch.tuned_figures import score_over_nfe
-
-        column = f"metric.{self.primary}"
-        if not {column, "metric.nfe", "param.case"} <= set(leaderboard.columns):
-            return
-        rows = leaderboard[leaderboard["within_guards"]].dropna(subset=[column])
-        rows = rows.assign(family=rows["param.case"].str.rpartition("-")[0])
-        untuned = rows[rows["label"].str.startswith("untuned")]
-        curves = {
-            family: tuple(
-                each[each["family"] == family].groupby("metric.nfe")[column].min()
-                for each in (untuned, rows)
-            )
-            for family in rows["family"].unique()
-        }
-        if curves:
-            score_over_nfe(curves, self.primary).savefig(folder / "over_nfe.png", dpi=110)
+        draw_over_nfe(self.primary, folder, leaderboard)
 
     def export(
         self,
@@ -258,30 +222,6 @@ class TimeTunerConfig(Config):
         Its verdict is the distance in pixels, which no score lowers, on noise that no trial drew
         from. Raises UserError if tau does worse there.
         """
-        at = bench(self.checkpoint, self.dataset, torch.device("cpu"))
-        network = at.network(self.sampler, self.tau_scope)
-        found = json.loads((trial / TIMES).read_text())
-        tuned = Tuned(
-            torch.tensor(found["tau"]),
-            network.solver.times.clone(),
-            tuple(found["loss"]),
-            tuple(found["loss_untuned"]),
-            (0,) * network.solver.nfe,
-        )
-        real = statistics(pixel_features(self.dataset.pictures_of().train))
-
-        def pixel_fd(drawn: Tensor, seed: int) -> float:
-            return frechet_distance(*real, *statistics(pixel_features(at.pictures(drawn))))
-
-        seeds = [provenance["seed"] + unseen for unseen in _UNSEEN_SEEDS]
-        verdict = compare(
-            "pixel_fd", pixel_fd, network, tuned.tau, seeds, budget, at.trained.shape
-        )
-        note = f"Found by trial {provenance['trial']} of the search {provenance['search']}."
-        write_tuned(
-            *(out, network, at.denoiser, self.sampler, tuned, verdict),
-            guidance_scale=self.sampler.guidance if at.trained.classes else None,
-            note=note,
-        )
+        write_tuned_trial(self, out, trial, budget, provenance)
         (out / "search.yaml").write_text(recipe, encoding="utf-8")
         leaderboard.to_csv(out / "leaderboard.csv", index=False)

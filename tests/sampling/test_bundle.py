@@ -13,7 +13,8 @@ from stepsearch.diffusion.noise import PROCESSES
 from stepsearch.errors import UserError
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.bundle import load_strategy, write_bundle
-from stepsearch.sampling.bundle.card import _SCHEDULERS, _TAGS
+from stepsearch.sampling.bundle.card import _TAGS
+from stepsearch.sampling.bundle.drawing import SCHEDULER_NAMES
 from stepsearch.sampling.bundle.write import _PIPELINES
 from stepsearch.sampling.sampler import generate
 from stepsearch.sampling.schedulers import SCHEDULERS
@@ -78,7 +79,7 @@ def test_all_files_have_the_same_permissions(folder):
 def test_every_noise_process_has_a_pipeline_and_a_card():
     assert set(_PIPELINES) == set(PROCESSES) == set(_TAGS)
     pairs = {(kind, sampler) for kind, samplers in SCHEDULERS.items() for sampler in samplers}
-    assert set(_SCHEDULERS) == pairs
+    assert set(SCHEDULER_NAMES) == pairs
 
 
 def test_the_recipe_is_kept_as_it_is(folder, bundle):
