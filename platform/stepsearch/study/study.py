@@ -37,7 +37,8 @@ from stepsearch.study.storage import connect
 from stepsearch.study.stored import StoredStudy
 from stepsearch.study.warm_start import transplant
 
-_PATIENCE = 20
+_PATIENCE, _INSISTENCE = 20, 2
+"""How often a proposal that was made before is drawn again; by the sampler, at most."""
 
 
 @dataclass
@@ -130,7 +131,8 @@ class Study(StoredStudy):
             if drawn is None or not self._repeats(*drawn):
                 break
             self._pass_over(drawn[0])
-            drawn = self._draw(space, self.settings.sampler if again < 2 else RandomConfig())
+            sampler = self.settings.sampler if again < _INSISTENCE else RandomConfig()
+            drawn = self._draw(space, sampler)
         return None if drawn is None else self._begun(*drawn)
 
     def report(self, number: int, step: int, value: float) -> None:
