@@ -93,9 +93,12 @@ def test_the_page_on_denoisers_names_all_kinds_and_fields() -> None:
         assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == fields
 
 
-def test_the_searches_on_the_page_on_denoisers_are_read() -> None:
-    page = (ROOT / "docs/denoisers.md").read_text()
-    for example in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL):
+@pytest.mark.parametrize("page", ["denoisers", "timetuner"])
+def test_the_searches_on_a_page_are_read(page: str) -> None:
+    text = (ROOT / f"docs/{page}.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert examples
+    for example in examples:
         data = yaml.safe_load(example)
         config = trainer(**data.pop("trainer"))
         parse(SearchConfig, {**data, "trainer": config, "space": spaces.space(data["space"])})

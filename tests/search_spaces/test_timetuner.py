@@ -18,7 +18,14 @@ from stepsearch.diffusion.datasets import DigitsConfig, LatentsConfig
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import ShiftedTimes, SolverConfig
-from stepsearch.study import CmaEsConfig, GpConfig, OptunaSamplerConfig, TpeConfig
+from stepsearch.study import (
+    CmaEsConfig,
+    GpConfig,
+    Objective,
+    OptunaSamplerConfig,
+    Study,
+    TpeConfig,
+)
 from trainers.timetuner import TimesConfig
 
 ALPHA_BAR = VPConfig().build().alpha_bar
@@ -142,6 +149,31 @@ def test_proposals_of_every_sampler_keep_the_order(
         seen.add(sampler.num_steps)
         study.tell(trial, float(np.square(told - 500).mean()))
     assert seen == set(data["num_steps"])
+
+
+@pytest.mark.parametrize("num_steps", [5, 20])
+def test_cmaes_goes_on_from_the_gradients_solution(num_steps: int, facts: TrainerFacts) -> None:
+    member = space(SINGLE | {"num_steps": [num_steps], "gradient": ["sequential", "end_to_end"]})
+    points = member.fixed(facts)
+    drawn = []
+    objective, sampler = Objective("energy_ratio"), CmaEsConfig(sigma0=0.02)
+    with Study.create(None, "hybrid", [objective], sampler, 0) as study:
+        for point in points:
+            study.enqueue(point.params, label=point.label)
+        for _ in range(len(points) + 6):
+            proposal = study.ask(lambda trial: member.suggest(trial, facts))
+            assert proposal is not None
+            label = proposal.attrs.get("label", "")
+            study.tell(proposal.number, "finished", [0.5 if "end_to_end" in label else 1.0])
+            if not label:
+                drawn.append(proposal.params)
+    (solution,) = (p.params for p in points if p.label.startswith("gradient-end_to_end"))
+    numbers = [name for name in solution if name != "case"]
+    assert len(numbers) == num_steps + 2
+    for name in numbers:
+        found = [params[name] for params in drawn]
+        assert len(set(found)) > 1, f"{name} is driven"
+        assert max(abs(value - solution[name]) for value in found) < 0.1, f"{name}: {found}"
 
 
 def test_the_last_slot_can_be_left_alone_and_one_without_room_is(facts: TrainerFacts) -> None:

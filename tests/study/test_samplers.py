@@ -151,6 +151,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"kind": "cmaes", "n_startup_trials": -1},
         r"n_startup_trials must be at least 1, got -1",
     ),
+    ({"kind": "cmaes", "sigma0": 0}, r"sigma0 must be greater than 0, got 0"),
+    ({"kind": "cmaes", "sigma0": 1.5}, r"sigma0 must be at most 1, got 1.5"),
     (
         {"kind": "nsga2", "population_size": 1},
         r"population_size must be at least 2, got 1",

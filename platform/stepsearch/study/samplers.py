@@ -12,7 +12,6 @@ import numpy as np
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
-    CmaEsSampler,
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
@@ -23,6 +22,7 @@ from optuna.samplers import (
 from pydantic import Field, model_validator
 
 from stepsearch.config import Config
+from stepsearch.study.from_the_best import CmaEsFromTheBest
 
 
 class OptunaSamplerConfig(Config, ABC):
@@ -82,18 +82,22 @@ class GpConfig(OptunaSamplerConfig):
 
 
 class CmaEsConfig(OptunaSamplerConfig):
-    """CMA-ES (Hansen 2016), one objective; conditional and categorical parameters are random."""
+    """CMA-ES (Hansen 2016) from the best trial so far, one objective.
+
+    Conditional and categorical parameters are random, and constraints count for the start alone.
+    """
 
     kind: Literal["cmaes"] = "cmaes"
     several_objectives: ClassVar[bool] = False
-    n_startup_trials: int = Field(default=1, ge=1, description="finished trials that are random")
+    n_startup_trials: int = Field(
+        default=1, ge=1, description="finished trials, fixed points or random ones, to begin after"
+    )
+    sigma0: float = Field(
+        default=1 / 6, gt=0, le=1, description="first standard deviation, a share of each range"
+    )
 
-    def build(self, seed: int, number: int) -> CmaEsSampler:
-        return CmaEsSampler(
-            n_startup_trials=self.n_startup_trials,
-            warn_independent_sampling=False,
-            seed=trial_seed(seed, number),
-        )
+    def build(self, seed: int, number: int) -> CmaEsFromTheBest:
+        return CmaEsFromTheBest(self.n_startup_trials, self.sigma0, trial_seed(seed, number))
 
 
 class Nsga2Config(OptunaSamplerConfig):
