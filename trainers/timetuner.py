@@ -138,11 +138,17 @@ class TimeTunerConfig(Config):
                 raise UserError(f"{error}, or take score energy") from None
         self.sampler.check(T)
         self._shifted()
+        bench(self.checkpoint, self.dataset, torch.device("cpu")).check(self.sampler)
+        try:
+            self._check_teacher()
+        except UserError as error:
+            raise UserError(str(error).replace("sampler.", "teacher.", 1)) from None
+
+    def _check_teacher(self) -> None:
         if self.score == "teacher":
             self.teacher.times(look(self.checkpoint).alpha_bar)
-        bench(self.checkpoint, self.dataset, torch.device("cpu")).check(self.sampler)
         if self.dataset.load().vae is not None:
-            self.teacher.check_latents("teacher")
+            self.teacher.check_latents()
 
     def resolved(self) -> TimeTunerConfig:
         """With the number of the trial that is the earlier search's best one now, and the path of

@@ -24,7 +24,12 @@ from stepsearch.errors import UserError
          "score_optimal, dmn, dmn_latent, given for dpm_solver_2, got 'edm'"),
         ({"times": {"r": (0.1,)}}, "times.r must have 4 numbers, got 1"),
         ({"score": "teacher", "teacher": {"num_steps": 7}},
-         "sampler.num_steps must divide T = 1000 for trailing, got 7"),
+         "teacher.num_steps must divide T = 1000 for trailing, got 7"),
+        ({"score": "teacher", "teacher": {"num_steps": 10, "levels": [1, 0]}},
+         "teacher.levels must be num_steps + 1 numbers for trajectory given and none for others, "
+         "got 2 for 10 steps on trailing"),
+        ({"score": "teacher", "teacher": {"trajectory": "dmn", "num_steps": 500}},
+         "teacher.num_steps must be at most 100 for dmn, got 500"),
         ({"checkpoint": {"kind": "folder", "path": "/no/where"}},
          "checkpoint.path must be an existing folder, got '/no/where'"),
     ],

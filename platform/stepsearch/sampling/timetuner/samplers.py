@@ -100,16 +100,15 @@ class SolverConfig(Config):
                 f"got {self.eta:g} for {self.kind} on {self.trajectory}"
             )
 
-    def check_latents(self, field: str = "sampler") -> None:
-        """Raise UserError, in the name of `field`, for what only images in [-1, 1] can have."""
+    def check_latents(self) -> None:
+        """Raise UserError for what only images in [-1, 1] can have."""
         if self.clip_sample:
             raise UserError(
-                f"{field}.clip_sample must be false for latents, which are not in [-1, 1], "
-                "got true"
+                "sampler.clip_sample must be false for latents, which are not in [-1, 1], got true"
             )
         if self.kind in ANALYTIC:
             raise UserError(
-                f"{field}.kind must not be analytic for latents, as its variances are bounded by "
+                "sampler.kind must not be analytic for latents, as its variances are bounded by "
                 f"those of pixels in [-1, 1], got {self.kind!r}"
             )
 
