@@ -109,8 +109,15 @@ def _moved(value: float, kind: Position, levels: FloatArray, to: FloatArray) -> 
     return math.log(u / (1 - u)) if 0 < u < 1 else math.copysign(math.inf, u - 0.5)
 
 
-def bounds(low: float, high: float, *, baseline: float | None = None) -> AfterValidator:
-    """Validate a range inside low..high that holds `baseline`, where the trial is uniform.
+def bounds(
+    low: float,
+    high: float,
+    *,
+    baseline: float | None = None,
+    called: str = "the uniform baseline",
+) -> AfterValidator:
+    """Validate a range inside low..high that holds `baseline`, where the trial is uniform, or what
+    the baseline is `called` otherwise.
 
     A range without it is refused rather than widened: nothing is searched that the user did not
     write, and the baseline is never outside of what the optuna_sampler can propose. None: the
@@ -124,7 +131,7 @@ def bounds(low: float, high: float, *, baseline: float | None = None) -> AfterVa
         elif first < low or last > high:
             rule = f"a range inside {low:g}..{high:g}"
         elif baseline is not None and not first <= baseline <= last:
-            rule = f"a range that holds {baseline:g}, the uniform baseline"
+            rule = f"a range that holds {baseline:g}, {called}"
         else:
             return value
         field = f"{info.data['kind']}.{info.field_name}"

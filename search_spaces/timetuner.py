@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -31,12 +32,13 @@ class TimeTunerSpace(SearchSpace):
     num_steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="of each sampler; none: its own"
     )
-    r: Annotated[Range, bounds(-1, 1, baseline=0)] = (-0.2, 0.75)
+    r: Annotated[Range, bounds(-1, 1, baseline=0, called="the untuned times")] = (-0.2, 0.75)
     """Below 0 a slot is told more noise. Less than 1 wide, so that tau keeps its order."""
     gradient: tuple[Strategy, ...] = ("end_to_end",)
     """Whose shares are searched and whose solution is tried first; none: without gradients."""
     tune_last: bool = True
-    """Move the last slot, too."""
+    """Move the last slot, too. Unlike the gradients' fields of this name it is on: each trial is
+    judged, and a guard refuses the static that the last slot may buy its distance with."""
 
     @field_validator("r")
     @classmethod
@@ -135,7 +137,10 @@ class TimeTunerSpace(SearchSpace):
 
 
 def name_of(case: SolverConfig) -> str:
-    """`ddim-trailing-10`, with what else tells it from others."""
+    """`ddim-trailing-10`, with what else tells it from others; levels of one's own by a hash."""
+    trajectory: str = case.trajectory
+    if trajectory == "given":
+        trajectory += f"-{sha256(repr(case.levels).encode()).hexdigest()[:6]}"
     extras = [word for word, on in (("clip", case.clip_sample), ("eta", case.eta)) if on]
     if case.eta:
         extras[-1] += f"{case.eta:g}"
@@ -143,4 +148,4 @@ def name_of(case: SolverConfig) -> str:
         extras.append("small")
     if case.guidance != 1:
         extras.append(f"guidance{case.guidance:g}")
-    return "-".join([case.kind, case.trajectory, *extras, str(case.num_steps)])
+    return "-".join([case.kind, trajectory, *extras, str(case.num_steps)])

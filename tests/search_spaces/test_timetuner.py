@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,22 @@ def test_samplers_of_pixels_are_refused_for_latents(
     with pytest.raises(UserError) as caught:
         member.check(TrainerFacts("timetuner", ALPHA_BAR, data=LatentsConfig(path=encoded).load))
     assert str(caught.value) == f"timetuner.samplers, {line}"
+
+
+def test_levels_of_ones_own_are_cases_that_differ_by_them(facts: TrainerFacts) -> None:
+    levels = ([9.0, 1.0, 0.1], [9.0, 2.0, 0.1], [9.0, 2.0, 0.0])
+    own = [{"trajectory": "given", "num_steps": 2, "levels": each} for each in levels]
+    member = space({"kind": "timetuner", "samplers": [*own, {"num_steps": 2}]})
+    member.check(facts)
+    *first, last = member.cases
+    assert len(set(first)) == 3
+    assert all(re.fullmatch(r"ddim-given-[0-9a-f]{6}-2", name) for name in first)
+    assert last == "ddim-trailing-2"
+    labels = [point.label for point in member.fixed(facts)]
+    assert len(set(labels)) == len(labels) == 12
+    assert list(space(json.loads(member.model_dump_json())).cases) == [*first, last]
+    with pytest.raises(UserError, match=rf"be different cases, got {first[0]} twice$"):
+        space({"kind": "timetuner", "samplers": [own[0], own[0]]})
 
 
 def test_the_first_trials_are_untuned_to_the_last_bit(facts: TrainerFacts) -> None:
@@ -207,13 +224,19 @@ def test_the_search_that_is_ready_to_run_has_room_for_proposals(facts: TrainerFa
     [
         ({"r": [-0.5, 0.5]}, "timetuner.r must be less than 1 wide, got (-0.5, 0.5)"),
         ({"r": [0.1, 0.5]},
-         "timetuner.r must be a range that holds 0, the uniform baseline, got (0.1, 0.5)"),
+         "timetuner.r must be a range that holds 0, the untuned times, got (0.1, 0.5)"),
         ({"r": [-1.5, 0]}, "timetuner.r must be a range inside -1..1, got (-1.5, 0)"),
         ({"gradient": ["parallel", "parallel"]},
          "timetuner.gradient must not repeat, got parallel, parallel"),
         ({"gradient": ["newton"]},
          "timetuner.gradient[0] must be one of 'sequential', 'parallel' or 'end_to_end', "
          "got 'newton'"),
+        ({"gradient": "end_to_end"}, "timetuner.gradient must be a list, got 'end_to_end'"),
+        ({"r": 0.5}, "timetuner.r must be a list, got 0.5"),
+        ({"r": [0.5, -0.2]}, "timetuner.r must be a range low < high, got (0.5, -0.2)"),
+        ({"samplers": "ddim"}, "timetuner.samplers must be a list, got 'ddim'"),
+        ({"samplers": [{"guidance": -1}]},
+         "timetuner.samplers[0].guidance must be at least 0, got -1"),
         ({"samplers": []}, "timetuner.samplers must be a list of 1 or more, got []"),
         ({"samplers": [{}, {"num_steps": 10}]},
          "timetuner.samplers must be different cases, got ddim-trailing-10 twice"),
