@@ -214,8 +214,12 @@ class DenoisingConfig(Config):
         recipe: str,
         leaderboard: pd.DataFrame,
         provenance: Mapping[str, Any],
+        force: bool = False,
     ) -> None:
-        """Write the bundle of a trial of this configuration from its last checkpoint."""
+        """Write the bundle of a trial of this configuration from its last checkpoint.
+
+        `force` has nothing to overrule: any trial that has finished is written.
+        """
         from stepsearch.sampling.bundle import Bundle, Provenance, write_bundle
 
         training = self.loaded(trial / CHECKPOINT, provenance["seed"], budget)

@@ -222,12 +222,13 @@ class TimeTunerConfig(Config):
         recipe: str,
         leaderboard: pd.DataFrame,
         provenance: Mapping[str, Any],
+        force: bool = False,
     ) -> None:
         """Write a trial's tau as `write_tuned` does, with the search beside it.
 
         Its verdict is the distance in pixels, which no score lowers, on noise that no trial drew
-        from. Raises UserError if tau does worse there.
+        from. Raises UserError if tau does worse there and `force` is not given.
         """
-        write_tuned_trial(self, out, trial, budget, provenance)
+        write_tuned_trial(self, out, trial, budget, provenance, force=force)
         (out / "search.yaml").write_text(recipe, encoding="utf-8")
         leaderboard.to_csv(out / "leaderboard.csv", index=False)

@@ -59,11 +59,18 @@ def draw_over_nfe(score: str, folder: Path, leaderboard: pd.DataFrame) -> None:
 
 
 def write_tuned_trial(
-    config: TimeTunerConfig, out: Path, trial: Path, images: int, provenance: Mapping[str, Any]
+    config: TimeTunerConfig,
+    out: Path,
+    trial: Path,
+    images: int,
+    provenance: Mapping[str, Any],
+    *,
+    force: bool,
 ) -> None:
     """Write the tau of the trial in a folder, judged on so many `images` a seed.
 
-    Raises UserError if they do worse than the untuned times' on noise that no trial drew from.
+    Raises UserError if they do worse than the untuned times' on noise that no trial drew from and
+    `force` is not given.
     """
     at = bench(config.checkpoint, config.dataset, torch.device("cpu"))
     network = at.network(config.sampler, config.tau_scope)
@@ -86,4 +93,5 @@ def write_tuned_trial(
         *(out, network, at.denoiser, config.sampler, tuned, verdict),
         guidance_scale=config.sampler.guidance if at.trained.classes else None,
         note=f"Found by trial {provenance['trial']} of the search {provenance['search']}.",
+        force=force,
     )

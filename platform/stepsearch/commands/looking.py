@@ -45,6 +45,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="new; without it, NAME-bundle")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="even tuned times that do worse than untuned")
+    ] = False,
     storage: Storage = SEARCHES,
     address: Server = None,
 ) -> None:
@@ -53,11 +56,11 @@ def export(
     out = out or Path(f"{name}-bundle")
     if is_elsewhere(address):
         with console.status("the head writes the bundle"):
-            reader.remote(address).export(name, storage, trial, out)
+            reader.remote(address).export(name, storage, trial, out, force=force)
     else:
         from stepsearch.search.result import SearchResult
 
-        SearchResult.read(reader.find(name, storage)).export(out, trial)
+        SearchResult.read(reader.find(name, storage)).export(out, trial, force=force)
     console.print(f"wrote {out}")
 
 
@@ -94,6 +97,7 @@ def answer(
     storage: Storage,
     to: Annotated[str, typer.Option()],
     trial: Annotated[int | None, typer.Option()] = None,
+    force: Annotated[bool, typer.Option("--force")] = False,
 ) -> None:
     """On the head of a cluster: what `status`, `ui` or `export` of another machine asks for."""
     from stepsearch.search import answers
@@ -106,7 +110,7 @@ def answer(
         case "ui":
             answers.ui(recorded(name, storage), console)
         case "export":
-            answers.export(SearchResult.read(reader.find(name, storage)), trial)
+            answers.export(SearchResult.read(reader.find(name, storage)), trial, force=force)
 
 
 @app.command()

@@ -34,9 +34,9 @@ def ui(config: SearchConfig, console: Console) -> None:
     console.print(says, soft_wrap=True, markup=False)
 
 
-def export(result: SearchResult, trial: int | None) -> None:
+def export(result: SearchResult, trial: int | None, *, force: bool) -> None:
     """The bundle of a trial, as a parcel."""
     with cluster.connect("auto"):
         logs = cluster.log_folder()
     with TemporaryDirectory() as folder:
-        parcel.offer(result.export(Path(folder) / "bundle", trial), logs)
+        parcel.offer(result.export(Path(folder) / "bundle", trial, force=force), logs)

@@ -79,11 +79,14 @@ class Remote:
         """Print where the trials of a search can be looked at."""
         self._tell(self._ask("ui", name, storage))
 
-    def export(self, name: str, storage: str, trial: int | None, out: Path) -> None:
+    def export(
+        self, name: str, storage: str, trial: int | None, out: Path, *, force: bool
+    ) -> None:
         """Bring the bundle of a trial into the new folder `out`."""
         if out.exists():
             raise UserError(f"folder must not exist yet, got {str(out)!r}")
         words = [] if trial is None else ["--trial", str(trial)]
+        words += ["--force"] if force else []
         self._ask(
             "export",
             name,

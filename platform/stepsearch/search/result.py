@@ -97,10 +97,11 @@ class SearchResult:
         """What looking at the trials has cost; None where nothing was trained."""
         return Evaluating.of(self.history)
 
-    def export(self, out: Path, trial: int | None = None) -> Path:
+    def export(self, out: Path, trial: int | None = None, *, force: bool = False) -> Path:
         """Write the bundle of a trial (the winner if none is named) into the new folder `out`.
 
-        Raises UserError if that trial has not finished, or if `out` exists.
+        Raises UserError if that trial has not finished, if `out` exists, or if the trainer does
+        not let the trial out and `force` is not given.
         """
         row = self._finished(trial)
         self.folder.mirror.bring_trial(row.number, checkpoints=True)
@@ -112,6 +113,7 @@ class SearchResult:
             recipe=dump_yaml(self.config),
             leaderboard=self.leaderboard.frame(),
             provenance=self._provenance(row),
+            force=force,
         )
         return out
 

@@ -150,5 +150,9 @@ class Trainer(Protocol):
         recipe: str,
         leaderboard: pd.DataFrame,
         provenance: Mapping[str, Any],
+        force: bool = False,
     ) -> None:
-        """Write the trial in the folder `trial` as files that need no stepsearch to be used."""
+        """Write the trial in the folder `trial` as files that need no stepsearch to be used.
+
+        Raises UserError for one that should not be used, unless `force` is given.
+        """

@@ -81,8 +81,8 @@ def test_a_tau_that_did_worse_stays_unless_forced(
 ) -> None:
     parts = (network, denoiser, SAMPLER, tuned(network), WORSE)
     message = (
-        r"^tau must do no worse than untuned on held-out seeds: worse than untuned: gap 2.5 beside"
-        r" 2, mean of 1 seeds$"
+        r"^tau must do no worse than untuned on held-out seeds, unless forced \(--force\): worse "
+        r"than untuned: gap 2.5 beside 2, mean of 1 seeds$"
     )
     with pytest.raises(UserError, match=message):
         write_tuned(tmp_path / "tuned", *parts)

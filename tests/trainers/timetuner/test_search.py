@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from stepsearch.search.result import SearchResult
 from stepsearch.search.summary import draw_quality
 from stepsearch.search.trial import Trial
 from stepsearch.study import Study
+from trainers.drawing_trial import TIMES
 
 
 class Keep:
@@ -140,3 +143,30 @@ def test_a_search_compares_all_cases_with_their_untuned_times(
                 f"storage: '{tmp_path / 'searches'}'}}",
             ],
         ).trainer.facts()
+
+
+def test_times_that_do_worse_are_exported_by_force_alone(
+    searched: SearchResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def typed(*words: str) -> tuple[int, str]:
+        storage, out = str(tmp_path / "searches"), str(tmp_path / "out")
+        command = ["export", "timetuner-digits", "--trial", "1", "--storage", storage]
+        monkeypatch.setattr(sys, "argv", ["run_search.py", *command, "--out", out, *words])
+        with pytest.raises(SystemExit) as ended:
+            run_search.main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    file = searched.folder.trial(1) / TIMES
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tau": [391, 254, 126, 119]}))
+    code, line = typed()
+    assert code == 2
+    rule = "tau must do no worse than untuned on held-out seeds, unless forced (--force): "
+    assert line.startswith(f"error: {rule}worse than untuned: pixel_fd ")
+    assert line.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert typed("--force") == (0, "")
+    assert load_tuned(tmp_path / "out" / "timetuner.json").tau == (391, 254, 126, 119)
+    assert "worse than untuned: pixel_fd" in (tmp_path / "out" / "README.md").read_text()

@@ -233,7 +233,10 @@ def test_times_that_do_worse_on_unseen_noise_are_not_exported(
 ) -> None:
     made = trial(config(times={"r": (0.7,) * 4}))
     run(made, Listener())
-    message = r"^tau must do no worse than untuned on held-out seeds: worse than untuned: pixel_fd"
+    message = (
+        r"^tau must do no worse than untuned on held-out seeds, unless forced \(--force\): worse "
+        r"than untuned: pixel_fd"
+    )
     with pytest.raises(UserError, match=message):
         exported(made, tmp_path / "out")
     assert not (tmp_path / "out").exists()

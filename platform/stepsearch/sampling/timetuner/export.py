@@ -45,7 +45,8 @@ def write_tuned(
     """
     folder = Path(folder)
     if verdict.worse and not force:
-        raise UserError(f"tau must do no worse than untuned on held-out seeds: {verdict}")
+        rule = "tau must do no worse than untuned on held-out seeds, unless forced (--force)"
+        raise UserError(f"{rule}: {verdict}")
     file = _file(network, denoiser, sampler, tuned, verdict, guidance_scale, note)
     with new_folder(folder) as temporary:
         content = file.model_dump(mode="json", by_alias=True)
