@@ -209,7 +209,7 @@ def test_a_search_lives_on_a_cluster_and_is_steered_from_elsewhere(
         time.sleep(0.5)
     assert "job stepsearch-small.2: SUCCEEDED" in laptop.type("status", "small")
 
-    assert laptop.type("export", "small") == "wrote small-bundle\n"
+    assert laptop.type("export", "small", "--force") == "wrote small-bundle\n"
     bundle = laptop.folder / "small-bundle"
     assert {"README.md", "pipeline", "strategy.json"} <= {path.name for path in bundle.iterdir()}
     assert {path.name for path in laptop.folder.iterdir()} == {"search.yaml", "small-bundle"}
