@@ -64,6 +64,7 @@ SAMPLERS = {
     "ddpm": SolverConfig(kind="ddpm", clip_sample=True),
     "euler": SolverConfig(kind="euler"),
     "heun": SolverConfig(kind="heun", trajectory="edm"),
+    "dpm_solver_2": SolverConfig(kind="dpm_solver_2", trajectory="log_snr"),
     "dpmpp_2m": SolverConfig(kind="dpmpp_2m"),
     "unipc": SolverConfig(kind="unipc"),
     "ddim unclipped": SolverConfig(),
