@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from stepsearch.search.result import SearchResult
 
 _PROCESS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+_RESCALED = "rescale_betas_zero_snr"
+"""Not every scheduler of diffusers takes it, even where it is false."""
 _FIELD = "checkpoint.path"
 _MAX_BYTES = 2**20
 """Of a scheduler's configuration, which may list its betas."""
@@ -156,7 +158,7 @@ class FolderCheckpoint(Config):
                 "checkpoint must have a scheduler with betas, as DDPMScheduler has, "
                 f"got {scheduler.get('_class_name')}"
             )
-        noise = {name: scheduler[name] for name in _PROCESS if name in scheduler}
+        noise = _process(scheduler)
         return Trained(
             noise,
             _alpha_bar(noise),
@@ -200,6 +202,12 @@ def _scheduler(pipeline: Path) -> dict[str, Any]:
             f"got {str(pipeline)!r}"
         )
     return read_mapping(file, _MAX_BYTES)
+
+
+def _process(scheduler: dict[str, Any]) -> dict[str, Any]:
+    """What its configuration says of the noise process."""
+    noise = {name: scheduler[name] for name in _PROCESS if name in scheduler}
+    return noise | ({_RESCALED: True} if scheduler.get(_RESCALED) else {})
 
 
 def _vae(pipeline: Path) -> Path | None:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DiTTransformer2DModel, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from stepsearch.config import merge
 from stepsearch.diffusion.denoisers import DiTConfig
 from stepsearch.diffusion.denoisers.unconditional_dit import ClassConditionalDiT
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
+from stepsearch.sampling.timetuner import SolverConfig
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
@@ -128,6 +130,27 @@ def test_a_pipeline_and_a_bundle_around_it_are_the_same(
         assert len(found.alpha_bar) == 1000
         weights.append(found.load().state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_folder_without_any_signal_at_the_end_is_refused(
+    saved_pipeline: Path, tmp_path: Path
+) -> None:
+    """Its scheduler says so, with the betas of a process that has some."""
+    folder = shutil.copytree(saved_pipeline, tmp_path / "rescaled")
+    noise = VPConfig(zero_terminal_snr=True).build().scheduler_config()
+    scheduler = DDIMScheduler(**noise, prediction_type="v_prediction")
+    denoiser = UNet2DModel.from_pretrained(folder, subfolder="unet")
+    DDIMPipeline(denoiser, scheduler).save_pretrained(folder)
+    checkpoint = FolderCheckpoint(path=folder)
+    with pytest.raises(UserError) as error:
+        look(checkpoint)
+    assert str(error.value) == ("checkpoint must have some signal at T - 1, got zero terminal SNR")
+    read = checkpoint.look().noise
+    assert read == noise | {"trained_betas": None}
+    for kind in ("ddim", "heun"):
+        with pytest.raises(UserError) as error:
+            SolverConfig(kind=kind).build(read, "v_prediction")
+        assert str(error.value) == "noise must leave some signal at T - 1, got zero terminal SNR"
 
 
 @pytest.mark.parametrize("classes", [0, 10])

@@ -129,6 +129,8 @@ class SolverConfig(Config):
         return np.repeat(times, 2)[1:] if self.kind == "heun" else times
 
     def _knots(self, alpha_bar: FloatArray) -> Knots:
+        if alpha_bar[-1] <= 0:
+            raise UserError("noise must leave some signal at T - 1, got zero terminal SNR")
         if self.trajectory == "given":
             return given(self.levels, alpha_bar)
         return knots(self.trajectory, self.num_steps, alpha_bar)
