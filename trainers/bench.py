@@ -3,7 +3,7 @@ trial."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +25,7 @@ from stepsearch.sampling.timetuner import (
     evaluate,
     measure_gamma,
 )
+from stepsearch.sampling.timetuner.analytic import eps_and_x0
 from stepsearch.sampling.timetuner.samplers import ANALYTIC
 from trainers.checkpoint import AnyCheckpoint, Trained, look
 
@@ -52,6 +53,8 @@ class Bench:
     device: torch.device
     vae: Path | None
     """The folder of the autoencoder that decodes them, where they are latents."""
+    _gammas: dict[SolverConfig, Tensor] = field(default_factory=dict)
+    """Measured so far."""
 
     def network(self, sampler: SolverConfig, scope: Literal["embedding", "full"]) -> Network:
         """The network under a sampler. Raises UserError where that cannot run."""
@@ -80,21 +83,21 @@ class Bench:
         check_guidance(sampler.guidance, told=told, null_trained=null_trained)
 
     def _gamma(self, sampler: SolverConfig) -> Tensor:
-        """E||eps||^2 / d at the nominal timesteps, on images of the data."""
+        """E||eps||^2 / d at the nominal timesteps, on images of the data; measured once."""
+        if sampler not in self._gammas:
+            self._gammas[sampler] = self._measured(sampler)
+        return self._gammas[sampler]
+
+    def _measured(self, sampler: SolverConfig) -> Tensor:
         alpha_bar = torch.tensor(self.trained.alpha_bar)
         images = self.images[:_GAMMA_IMAGES]
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-        kind = self.trained.prediction_type
         labels = None if self.labels is None else self.labels[: len(images)]
         predict = predictor(self.denoiser, labels, sampler.guidance)
 
         def eps(x: Tensor, t: int) -> Tensor:
-            alpha, sigma = float(alpha_bar[t].sqrt()), float((1 - alpha_bar[t]).sqrt())
             output = predict(x, torch.tensor(float(t), device=x.device))
-            if kind == "epsilon":
-                return output
-            v = kind == "v_prediction"
-            return alpha * output + sigma * x if v else (x - alpha * output) / sigma
+            return eps_and_x0(output, x, alpha_bar[t], self.trained.prediction_type)[0]
 
         times = sampler.times(self.trained.alpha_bar).astype(int).tolist()
         return measure_gamma(eps, alpha_bar, times, images, noise.to(images)).cpu()

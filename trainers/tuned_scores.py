@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from stepsearch.diffusion.datasets import AnyDataset
 from stepsearch.errors import Diverged
 from stepsearch.evaluation.distances import energy_distance
 from stepsearch.evaluation.judge import pixel_features
 from stepsearch.pixels import scaled
-from stepsearch.sampling.timetuner import Network, draw
+from stepsearch.sampling.timetuner import Network, SolverConfig, draw
 from trainers.bench import Bench, bench
+from trainers.checkpoint import AnyCheckpoint
 from trainers.judging import judge_of
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ def scores(
         pixels = map(pixel_features, (scaled(real[some[:_ENERGY_IMAGES]]), images))
         found["energy"] = float(energy_distance(*pixels))
     if config.score == "teacher":
-        wanted = _teacher(config.untuned, seed, len(images), device)
+        guided = config.teacher.model_copy(update={"guidance": config.sampler.guidance})
+        wanted = _wanted(config.checkpoint, config.dataset, guided, seed, len(images), device)
         found["gap"] = float((images - wanted).flatten(1).norm(dim=1).mean())
     return found
 
@@ -67,11 +70,17 @@ def untuned(config: TimeTunerConfig, seed: int, n: int, device: str, cache: Path
 
 
 @lru_cache(maxsize=4)
-def _teacher(config: TimeTunerConfig, seed: int, n: int, device: str) -> Tensor:
-    at = bench(config.checkpoint, config.dataset, torch.device(device))
-    guided = config.teacher.model_copy(update={"guidance": config.sampler.guidance})
-    network = at.network(guided, "embedding")
-    return _draw(at, network, seed, n)
+def _wanted(
+    checkpoint: AnyCheckpoint,
+    dataset: AnyDataset,
+    teacher: SolverConfig,
+    seed: int,
+    n: int,
+    device: str,
+) -> Tensor:
+    """The teacher's images, the same whatever they are compared with."""
+    at = bench(checkpoint, dataset, torch.device(device))
+    return _draw(at, at.network(teacher, "embedding"), seed, n)
 
 
 def _draw(at: Bench, network: Network, seed: int, n: int) -> Tensor:

@@ -54,7 +54,8 @@ class AnalyticScheduler:
         """From t to the timestep after it; the last one leaves no noise."""
         index = self.timesteps.tolist().index(t)
         abar = self.alpha_bar[t].double()
-        eps, x0 = self._predictions(output, x, abar)
+        eps, x0 = eps_and_x0(output, x, abar, self.prediction_type)
+        x0 = x0.clamp(-1, 1) if self.clip_sample else x0
         if index + 1 == len(self.timesteps):
             return SimpleNamespace(prev_sample=x0)
         abar_s = self.alpha_bar[int(self.timesteps[index + 1])].double()
@@ -62,17 +63,6 @@ class AnalyticScheduler:
         if index + 2 == len(self.timesteps):
             variance = min(variance, (self.pixels * _PIXEL * math.sqrt(math.pi / 2)) ** 2)
         return SimpleNamespace(prev_sample=mean + math.sqrt(variance) * _like(x, generator))
-
-    def _predictions(self, output: Tensor, x: Tensor, abar: Tensor) -> tuple[Tensor, Tensor]:
-        """eps and x0."""
-        a, s = float(abar.sqrt()), float((1 - abar).sqrt())
-        if self.prediction_type == "epsilon":
-            eps, x0 = output, (x - s * output) / a
-        elif self.prediction_type == "sample":
-            eps, x0 = (x - a * output) / s, output
-        else:
-            eps, x0 = a * output + s * x, a * x - s * output
-        return eps, x0.clamp(-1, 1) if self.clip_sample else x0
 
     def _transition(
         self,
@@ -96,6 +86,18 @@ class AnalyticScheduler:
         direction = (bbar_s - noise).sqrt()
         mean = float(abar_s.sqrt()) * x0 + float(direction) * eps
         return mean, float(noise + (abar_s.sqrt() - direction * (abar / bbar).sqrt()) ** 2 * cov)
+
+
+def eps_and_x0(
+    output: Tensor, x: Tensor, abar: Tensor, prediction_type: str
+) -> tuple[Tensor, Tensor]:
+    """The noise and the image that an output stands for, x being what the network saw."""
+    a, s = float(abar.sqrt()), float((1 - abar).sqrt())
+    if prediction_type == "epsilon":
+        return output, (x - s * output) / a
+    if prediction_type == "sample":
+        return (x - a * output) / s, output
+    return a * output + s * x, a * x - s * output
 
 
 def _like(x: Tensor, generator: Noise) -> Tensor:

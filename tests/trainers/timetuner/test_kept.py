@@ -1,0 +1,60 @@
+"""What is the same for many trials is evaluated once, as the denoiser itself counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stepsearch.sampling.timetuner import SolverConfig
+from trainers.bench import bench
+from trainers.tuned_scores import scores
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def evaluations(config: Any) -> Iterator[list[torch.Size]]:
+    """The shapes that the denoiser was given so far."""
+    seen: list[torch.Size] = []
+    denoiser = bench(config().checkpoint, config().dataset, CPU).denoiser
+    with denoiser.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape)):
+        yield seen
+
+
+def test_a_teacher_draws_once_for_all_samplers(
+    config: Any, evaluations: list[torch.Size], tmp_path: Path
+) -> None:
+    images = torch.linspace(-1, 1, 8 * 64).view(8, 1, 8, 8)
+
+    def gap(seed: int, **fields: Any) -> float:
+        made = config(score="teacher", teacher={"num_steps": 8}, **fields)
+        return scores(made, images, seed, "cpu", tmp_path / "cache")["gap"]
+
+    found = {
+        gap(81),
+        *(gap(81, sampler={"kind": kind}) for kind in ("euler", "dpmpp_2m", "unipc", "heun")),
+        gap(81, times={"r": (0.1,) * 4}),
+        gap(81),
+    }
+    assert len(found) == 1
+    assert evaluations == [(8, 1, 8, 8)] * 8
+    assert gap(82) not in found
+    assert len(evaluations) == 16
+
+
+def test_a_networks_gamma_is_measured_once_for_a_sampler(
+    config: Any, evaluations: list[torch.Size]
+) -> None:
+    at = bench(config().checkpoint, config().dataset, CPU)
+    ten = SolverConfig(kind="analytic_ddpm", num_steps=10)
+    first, again = (at.network(ten, "embedding").solver.scheduler.gamma for _ in range(2))
+    assert torch.equal(first, again)
+    assert evaluations == [(512, 1, 8, 8)] * 10
+    five = at.network(ten.model_copy(update={"num_steps": 5}), "embedding").solver
+    assert len(evaluations) == 15
+    # T - 1, T - T/5 - 1 ...: every other one of the ten
+    torch.testing.assert_close(five.scheduler.gamma, first[::2])
