@@ -13,6 +13,7 @@ from stepsearch.diffusion.datasets import AnyDataset, Dataset
 from stepsearch.evaluation.features.network import NetworkConfig, check_channels
 from stepsearch.evaluation.judge import Judge
 from stepsearch.evaluation.judge_config import JudgeConfig, check_labels
+from trainers.fastest import on_the_fastest
 
 logger = logging.getLogger(__name__)
 
@@ -53,21 +54,11 @@ def prepare_judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Mapp
     torch.set_num_threads(1)
     if isinstance(config.features, NetworkConfig):
         _warn_of_few(config.features, config.samples, len(dataset.pictures_of().train))
-    try:
-        return _found(judge_of(config, dataset, cache, torch.device(_fastest())))
-    except RuntimeError as error:  # the GPU is full of trials, or takes one process only
-        if not torch.cuda.is_available():
-            raise
-        logger.warning("the judge is made on the CPU: %s", str(error).splitlines()[0])
-        return _found(judge_of(config, dataset, cache))
-    finally:
-        if torch.cuda.is_available():
-            judge_of.cache_clear()  # the GPU is the trials'
-            torch.cuda.empty_cache()
-
-
-def _fastest() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return on_the_fastest(
+        lambda device: _found(judge_of(config, dataset, cache, device)),
+        "the judge is made",
+        forget=judge_of.cache_clear,
+    )
 
 
 def _found(judge: Judge) -> dict[str, float]:

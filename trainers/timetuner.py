@@ -109,6 +109,12 @@ class TimeTunerConfig(Config):
         return (judged | {"energy": "energy", "teacher": "gap"})[self.score]
 
     @property
+    def distances(self) -> tuple[str, ...]:
+        """The primary score, and those of the judge that are looked at beside it."""
+        judged = (self.judged.fd, "pixel_fd") if self.judges else ()
+        return tuple(dict.fromkeys((self.primary, *judged)))
+
+    @property
     def untuned(self) -> TimeTunerConfig:
         return self.model_copy(update={"times": TimesConfig()})
 
@@ -210,8 +216,8 @@ class TimeTunerConfig(Config):
         draw_times(folder)
 
     def overview(self, folder: Path, leaderboard: pd.DataFrame) -> None:
-        """Draw the best score of each sampler over its evaluations, with tau and without."""
-        draw_over_nfe(self.primary, folder, leaderboard)
+        """Draw each sampler's distances over its evaluations, with the best tau and without."""
+        draw_over_nfe(self.distances, folder, leaderboard)
 
     def export(
         self,

@@ -96,14 +96,12 @@ def compared(
 
     Raises Diverged where a ratio means nothing.
     """
-    judged = (config.judged.fd, "pixel_fd") if config.judges else ()
-    names = dict.fromkeys((config.primary, *judged))
     if reference[config.primary] <= 0:
         raise Diverged(
             f"{config.primary} of the untuned times must be above 0 to be compared with, "
             f"got {reference[config.primary]:.3g}: draw more images or take another score"
         )
-    ratios = {f"{name}_ratio": found[name] / reference[name] for name in names}
+    ratios = {f"{name}_ratio": found[name] / reference[name] for name in config.distances}
     if config.judges:
         ratios["off_manifold_excess"] = found["off_manifold"] - reference["off_manifold"]
     return ratios

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,15 @@ from torch import Tensor
 
 from stepsearch.evaluation import frechet_distance, statistics
 from stepsearch.evaluation.judge import pixel_features
-from stepsearch.sampling.timetuner import Tuned, compare, write_tuned
+from stepsearch.sampling.timetuner import Tuned, Verdict, compare, write_tuned
 from trainers.bench import bench
 from trainers.drawing_trial import TIMES
+from trainers.fastest import on_the_fastest
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from stepsearch.tuned_figures import Curves
     from trainers.timetuner import TimeTunerConfig
 
 _UNSEEN_SEEDS = (1_000_001, 1_000_002, 1_000_003)
@@ -37,25 +39,36 @@ def draw_times(folder: Path) -> None:
     )
 
 
-def draw_over_nfe(score: str, folder: Path, leaderboard: pd.DataFrame) -> None:
-    """Draw the best score of each sampler over its evaluations, with tau and without."""
-    from stepsearch.tuned_figures import score_over_nfe
+def draw_over_nfe(scores: Sequence[str], folder: Path, leaderboard: pd.DataFrame) -> None:
+    """Draw what `over_nfe` finds, if it is anything."""
+    from stepsearch.tuned_figures import scores_over_nfe
 
-    column = f"metric.{score}"
-    if not {column, "metric.nfe", "param.case"} <= set(leaderboard.columns):
-        return
-    rows = leaderboard[leaderboard["within_guards"]].dropna(subset=[column])
-    rows = rows.assign(family=rows["param.case"].str.rpartition("-")[0])
-    untuned = rows[rows["label"].str.startswith("untuned")]
-    curves = {
-        family: tuple(
-            each[each["family"] == family].groupby("metric.nfe")[column].min()
-            for each in (untuned, rows)
-        )
-        for family in rows["family"].unique()
+    if panels := over_nfe(scores, leaderboard):
+        scores_over_nfe(panels).savefig(folder / "over_nfe.png", dpi=110)
+
+
+def over_nfe(scores: Sequence[str], leaderboard: pd.DataFrame) -> dict[str, dict[str, Curves]]:
+    """Each score of each sampler over its evaluations an image: of the untuned times, and of the
+    trial that is the best by the first score."""
+    from stepsearch.tuned_figures import Curves
+
+    first, *_ = columns = [f"metric.{score}" for score in scores]
+    if not {*columns, "metric.nfe", "param.case"} <= set(leaderboard.columns):
+        return {}
+    rows = leaderboard[leaderboard["within_guards"]].dropna(subset=[first])
+    if rows.empty:
+        return {}
+    rows = rows.assign(sampler=rows["param.case"].str.rpartition("-")[0]).sort_values(first)
+    best = rows.drop_duplicates("param.case").sort_values("metric.nfe")
+    untuned = rows[rows["label"].str.startswith("untuned")].sort_values("metric.nfe")
+    found = {
+        name: [some[some["sampler"] == name].set_index("metric.nfe") for some in (untuned, best)]
+        for name in sorted(rows["sampler"].unique())
     }
-    if curves:
-        score_over_nfe(curves, score).savefig(folder / "over_nfe.png", dpi=110)
+    return {
+        score: {name: Curves(*(some[column] for some in both)) for name, both in found.items()}
+        for score, column in zip(scores, columns, strict=True)
+    }
 
 
 def write_tuned_trial(
@@ -72,9 +85,9 @@ def write_tuned_trial(
     Raises UserError if they do worse than the untuned times' on noise that no trial drew from and
     `force` is not given.
     """
+    found = json.loads((trial / TIMES).read_text())
     at = bench(config.checkpoint, config.dataset, torch.device("cpu"))
     network = at.network(config.sampler, config.tau_scope)
-    found = json.loads((trial / TIMES).read_text())
     tuned = Tuned(
         torch.tensor(found["tau"]),
         network.solver.times.clone(),
@@ -82,16 +95,30 @@ def write_tuned_trial(
         tuple(found["loss_untuned"]),
         (0,) * network.solver.nfe,
     )
-    real = statistics(pixel_features(config.dataset.pictures_of().train))
-
-    def pixel_fd(drawn: Tensor, seed: int) -> float:
-        return frechet_distance(*real, *statistics(pixel_features(at.pictures(drawn))))
-
     seeds = [provenance["seed"] + unseen for unseen in _UNSEEN_SEEDS]
-    verdict = compare("pixel_fd", pixel_fd, network, tuned.tau, seeds, images, at.trained.shape)
+    verdict = on_the_fastest(
+        lambda device: _verdict(config, tuned.tau, seeds, images, device),
+        "the tuned times are judged",
+        forget=bench.cache_clear,
+    )
     write_tuned(
         *(out, network, at.denoiser, config.sampler, tuned, verdict),
         guidance_scale=config.sampler.guidance if at.trained.classes else None,
         note=f"Found by trial {provenance['trial']} of the search {provenance['search']}.",
         force=force,
     )
+
+
+def _verdict(
+    config: TimeTunerConfig, tau: Tensor, seeds: Sequence[int], images: int, device: torch.device
+) -> Verdict:
+    """The distance to the data in pixels, with and without tau, of images drawn on a device."""
+    at = bench(config.checkpoint, config.dataset, device)
+    network = at.network(config.sampler, config.tau_scope)
+    real = statistics(pixel_features(config.dataset.pictures_of().train))
+
+    def pixel_fd(drawn: Tensor, seed: int) -> float:
+        return frechet_distance(*real, *statistics(pixel_features(at.pictures(drawn))))
+
+    shape = at.trained.shape
+    return compare("pixel_fd", pixel_fd, network, tau, seeds, images, shape, device=device)

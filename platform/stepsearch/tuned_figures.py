@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -10,6 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from stepsearch.figures import COLOURS, GREY, STYLE, new_figure
+
+_MARKERS = "osD^vP*X"
+
+
+class Curves(NamedTuple):
+    """A score of one sampler, each indexed by its evaluations an image."""
+
+    untuned: pd.Series[float]
+    best: pd.Series[float]
 
 
 def tuned_times(
@@ -37,23 +47,30 @@ def tuned_times(
     return figure
 
 
-def score_over_nfe(
-    curves: Mapping[str, tuple[pd.Series[float], ...]], metric: str, most: int = len(COLOURS)
-) -> Figure:
-    """A score over evaluations an image, from {sampler: (untuned, best)}, each indexed by NFE.
+def scores_over_nfe(panels: Mapping[str, Mapping[str, Curves]]) -> Figure:
+    """Scores over evaluations an image, one above the other, from {score: {sampler: curves}}.
 
-    Untuned is dashed. The first `most` samplers are drawn.
+    The untuned times are dashed. Where there are more samplers than colours, markers tell those of
+    one colour apart.
     """
     with mpl.rc_context(STYLE):
-        figure, (axis,) = new_figure(6.4, 4.2)
-        for (name, (untuned, best)), colour in zip(
-            list(curves.items())[:most], COLOURS, strict=False
-        ):
-            axis.plot(
-                untuned.index, untuned, color=colour, linestyle="--", marker="o", markersize=3
-            )
-            axis.plot(best.index, best, color=colour, marker="o", markersize=4, label=name)
-        axis.set_xlabel("evaluations of the network an image (dashed: untuned)")
-        axis.set_ylabel(f"{metric} (lower is better)")
-        axis.legend(loc="upper right")
+        longest = max(len(name) for samplers in panels.values() for name in samplers)
+        right = 0.8 + 0.075 * longest
+        figure, axes = new_figure(
+            6.2 + right, 0.8 + 2.6 * len(panels), rows=len(panels), right=right
+        )
+        for axis, (score, samplers) in zip(axes, panels.items(), strict=True):
+            for number, (name, curves) in enumerate(samplers.items()):
+                turn, colour = divmod(number, len(COLOURS))
+                how: Any = {
+                    "color": COLOURS[colour],
+                    "marker": _MARKERS[turn % len(_MARKERS)],
+                    "markersize": 4,
+                }
+                axis.plot(curves.untuned.index, curves.untuned, linestyle="--", **how)
+                axis.plot(curves.best.index, curves.best, label=name, **how)
+            axis.set_ylabel(f"{score} (lower is better)")
+        axes[-1].set_xlabel("evaluations of the network an image (dashed: untuned)")
+        axes[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+        figure.align_ylabels()
     return figure

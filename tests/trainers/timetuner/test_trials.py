@@ -23,6 +23,7 @@ from trainers.bench import bench
 from trainers.drawing_trial import TIMES, run
 from trainers.judging import judge_of
 from trainers.tuned_scores import compared
+from trainers.tuned_trial import over_nfe
 from trainers.tuning import STRATEGIES, solution
 
 MOVED = {"r": (0.1, 0.2, -0.1, 0.3)}
@@ -195,16 +196,35 @@ def test_a_trial_leaves_its_times_and_samples_as_pictures(config: Any, trial: An
 
 
 def test_an_overview_shows_each_sampler_over_its_evaluations(config: Any, tmp_path: Path) -> None:
+    energies = {("untuned", 10): 1.5, ("r0=.1", 5): 1.2, ("untuned", 5): 2.0, ("r0=.3", 5): 1.0}
     rows = [
         {"label": f"{name} ddim-trailing-{nfe}", "param.case": f"ddim-trailing-{nfe}",
-         "metric.nfe": float(nfe), "metric.fd_digits": fd, "within_guards": True}
-        for name, nfe, fd in (("untuned", 5, 2.0), ("r0=.3", 5, 1.0), ("untuned", 10, 1.5))
+         "metric.nfe": float(nfe), "metric.energy": energy, "metric.fd_digits": 9 - energy,
+         "metric.pixel_fd": 1.0, "within_guards": True}
+        for (name, nfe), energy in energies.items()
     ]  # fmt: skip
-    config().overview(tmp_path, pd.DataFrame(rows))
+    static = rows[1] | {"metric.energy": 0.1, "within_guards": False}
+    board = pd.DataFrame([*rows, static])
+    panels = over_nfe(("energy", "fd_digits"), board)
+    energy, fd = panels["energy"]["ddim-trailing"], panels["fd_digits"]["ddim-trailing"]
+    assert dict(energy.untuned) == {5: 2, 10: 1.5}
+    assert dict(energy.best) == {5: 1, 10: 1.5}
+    assert dict(fd.best) == {5: 8, 10: 7.5}, "of the trials that are the best by the energy"
+    made = config(score="energy")
+    assert made.distances == ("energy", "fd_digits", "pixel_fd")
+    made.overview(tmp_path, board)
     assert (tmp_path / "over_nfe.png").stat().st_size > 5000
     empty = tmp_path / "empty"
-    config().overview(empty, pd.DataFrame({"label": []}))
+    made.overview(empty, pd.DataFrame({"label": []}))
+    made.overview(empty, board.assign(within_guards=False))
     assert not empty.exists()
+
+
+def test_an_overview_needs_no_untuned_times() -> None:
+    row = {"label": "r0=.3", "param.case": "ddim-trailing-5", "metric.nfe": 5.0,
+           "metric.gap": 1.0, "within_guards": True}  # fmt: skip
+    curves = over_nfe(("gap",), pd.DataFrame([row]))["gap"]["ddim-trailing"]
+    assert (dict(curves.untuned), dict(curves.best)) == ({}, {5: 1})
 
 
 def test_an_exported_trial_draws_the_trials_images(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,29 +123,34 @@ def compare(
     shape: tuple[int, int, int],
     *,
     before: Network | None = None,
+    device: torch.device | str = "cpu",
 ) -> Verdict:
     """Score n images of each of `seeds`, which no tuning has seen, with and without tau.
 
-    `score(images, seed)` is lower for better images. `before` is the network under the sampler as
+    `score(images, seed)` is lower for better images, which it is given on the CPU; `device` is
+    where the network is. `before` is the network under the sampler as
     it was, where its noise levels were tuned too.
     """
     found: dict[bool, list[float]] = {True: [], False: []}
     before = before or network
     for seed in seeds:
         for tuned, under, times in ((True, network, tau), (False, before, before.solver.times)):
-            images = draw(under, times, n, shape=shape, seed=seed)
+            images = draw(under, times, n, shape=shape, seed=seed, device=device)
             found[tuned].append(score(images, seed))
     return Verdict(metric, tuple(found[True]), tuple(found[False]))
 
 
-def gap_to(teacher: Network, shape: tuple[int, int, int]) -> Callable[[Tensor, int], float]:
-    """The mean L2 distance to what a many-step solver draws from the same noise.
+def gap_to(
+    teacher: Network, shape: tuple[int, int, int], *, device: torch.device | str = "cpu"
+) -> Callable[[Tensor, int], float]:
+    """The mean L2 distance to what a many-step solver draws from the same noise, on `device`.
 
     Only for solvers whose steps add no noise: `SolverConfig.stochastic` says which do.
     """
 
     def gap(images: Tensor, seed: int) -> float:
-        wanted = draw(teacher, teacher.solver.times, len(images), shape=shape, seed=seed)
+        where: Any = {"shape": shape, "seed": seed, "device": device}
+        wanted = draw(teacher, teacher.solver.times, len(images), **where)
         return float((images - wanted).flatten(1).norm(dim=1).mean())
 
     return gap
