@@ -1,51 +1,55 @@
-"""A search of times from its plan to its export, with the trials in this process."""
+"""A search of times from its plan to its export, on a real Ray cluster."""
 
 from __future__ import annotations
 
 import io
-import json
-import sys
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from rich.console import Console
 
 import run_search
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import load_tuned
-from stepsearch.search.agenda import Agenda
+from stepsearch.search.board import Board
 from stepsearch.search.closing import show_report
 from stepsearch.search.config import SearchConfig
-from stepsearch.search.folder import SearchFolder
-from stepsearch.search.history import History
-from stepsearch.search.leaderboard import guard_excess, leaderboard
+from stepsearch.search.driver import launch
 from stepsearch.search.plan import show_plan
-from stepsearch.search.result import SearchResult
-from stepsearch.search.summary import draw_quality
-from stepsearch.search.trial import Trial
-from stepsearch.study import Study
-from trainers.drawing_trial import TIMES
 
 
-class Keep:
-    """Notes a trial's reports in the search's history."""
+class Thief:
+    """Takes the denoiser's weights away as soon as both lanes have a trial."""
 
-    def __init__(self, history: History, number: int) -> None:
-        self.history, self.number = history, number
+    def __init__(self, weights: Path) -> None:
+        self.weights = weights
+        self.board: Board | None = None
+        self.begun = 0
+        """Trials that had begun by then."""
 
-    def __call__(self, metrics: Mapping[str, float]) -> bool:
-        return self.history.add(self.number, int(metrics["images_seen"]), metrics)
+    def show(self, board: Board) -> None:
+        self.board = board
 
-    def progress(self, images_seen: int) -> bool:
-        return True
+    def say(self, line: str) -> None:
+        """A trial has ended; if another one runs, that is the other lane's."""
+        assert self.board is not None
+        if self.board.counts["running"] and self.weights.exists():
+            self.begun = len(self.board.entries)
+            self.weights.unlink()
+
+    def close(self) -> None: ...
 
 
 @pytest.fixture
 def config(saved_pipeline: Path, tmp_path: Path) -> SearchConfig:
+    folder = shutil.copytree(saved_pipeline, tmp_path / "pipeline")
     file = Path(run_search.__file__).parent / "search_spaces" / "timetuner_digits.yaml"
-    checkpoint = f"{{kind: folder, path: '{saved_pipeline}'}}"
+    checkpoint = f"{{kind: folder, path: '{folder}'}}"
     return run_search.load(
         file,
         [
@@ -58,39 +62,9 @@ def config(saved_pipeline: Path, tmp_path: Path) -> SearchConfig:
             "budget.trials=10",
             "budget.images=32",
             "finalists.seeds=2",
+            "lanes.count=2",
         ],
     )
-
-
-@pytest.fixture
-def searched(config: SearchConfig) -> SearchResult:
-    """What the driver does, without its lanes and MLflow."""
-    config.space.check(config.trainer.facts())
-    config.trainer.check(config.lanes.workers)
-    config = config.resolved()
-    folder = SearchFolder.create(config.folder, config)
-    history = History(folder.history)
-    with Study.create(
-        folder.study, config.name, config.objectives, config.optuna_sampler, config.seed,
-        constraints=tuple(config.guards or ()),
-    ) as study:  # fmt: skip
-        agenda = Agenda(
-            config,
-            study,
-            lambda: leaderboard(study.trials(), history, config.primary, config.guards or {}),
-        )
-        agenda.enqueue_fixed_points()
-        while proposal := agenda.next():
-            number = proposal.number
-            made = config.trainer_for(proposal.values)
-            seed = config.seed + proposal.attrs.get("seed", 0)
-            milestones = config.budget.milestones()
-            trial = Trial(number, made, seed, milestones, folder.trial(number), folder.cache)
-            made.run(trial, Keep(history, number))
-            last = history.last(number)
-            excess = guard_excess(last, history.last(0), config.guards or {})
-            study.tell(number, "finished", [last[config.primary.name]], None, excess)
-    return SearchResult.read(config)
 
 
 def printed(show: Callable[[Console], Any]) -> str:
@@ -110,9 +84,29 @@ def test_the_plan_shows_what_is_tried_first(config: SearchConfig) -> None:
     assert not config.folder.exists()
 
 
+def files(client: MlflowClient, run: Run, folder: str) -> set[str]:
+    return {file.path for file in client.list_artifacts(run.info.run_id, folder)}
+
+
+def recorded(config: SearchConfig) -> tuple[MlflowClient, Run, list[Run]]:
+    """The search's run, and those of its trials."""
+    client = MlflowClient(config.tracking.store_uri(config.storage))
+    (experiment,) = (e for e in client.search_experiments() if e.experiment_id != "0")
+    runs = client.search_runs([experiment.experiment_id])
+    (search,) = (run for run in runs if "stepsearch.trial" not in run.data.tags)
+    return client, search, [run for run in runs if run is not search]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_search_compares_all_cases_with_their_untuned_times(
-    searched: SearchResult, tmp_path: Path
+    config: SearchConfig, tmp_path: Path
 ) -> None:
+    thief = Thief(next((tmp_path / "pipeline" / "unet").glob("*.safetensors")))
+    searched = launch(config, thief)
+    assert {record.outcome for record in searched.records} == {"finished"}
+    assert 2 <= thief.begun < 10, "the others found the denoiser where their lane had loaded it"
+
     board = {row.number: row for row in searched.leaderboard.rows}
     assert len(board) == 10
     assert board[0].role == "baseline"
@@ -122,51 +116,37 @@ def test_a_search_compares_all_cases_with_their_untuned_times(
     assert board[0].speed_up is None
     assert all(row.metrics["nfe"] in (2, 4) for row in board.values())
     assert sum(len(row.values) == 2 for row in board.values()) == 2, "the finalists' further seed"
-    page = printed(lambda console: show_report(searched, console))
-    assert "Speed-up" not in page
-    draw_quality(searched, tmp_path / "quality.png")
-    assert not (tmp_path / "quality.png").exists()
-    searched.config.trainer.overview(tmp_path, searched.leaderboard.frame())
-    assert (tmp_path / "over_nfe.png").exists()
+    assert len(list(searched.folder.cache.glob("timetuner-*.json"))) == 4, "found once each"
+    assert "Speed-up" not in printed(lambda console: show_report(searched, console))
+
+    client, search, trials = recorded(config)
+    assert sorted(int(run.data.tags["stepsearch.trial"]) for run in trials) == [
+        record.number for record in searched.records
+    ]
+    for run in trials:
+        assert run.info.status == "FINISHED"
+        assert run.data.params["case"] in ("ddim-trailing-clip-2", "ddim-trailing-clip-4")
+        assert run.data.metrics.keys() >= {"energy_ratio", "fd_digits_ratio", "nfe"}
+        assert files(client, run, "pictures") == {
+            "pictures/times.png",
+            "pictures/untuned_and_tuned_000000032.png",
+        }
+    summary = files(client, search, "summary")
+    assert "summary/over_nfe.png" in summary
+    assert "summary/quality.png" not in summary
+    assert "bundle/timetuner.json" in files(client, search, "bundle")
+    assert "no_bundle" not in search.data.tags
+
     searched.export(tmp_path / "untuned", trial=1)
     file = load_tuned(tmp_path / "untuned" / "timetuner.json")
     assert file.tau == file.timesteps == (999, 749, 499, 249)
-    assert run_search.recorded("timetuner-digits", tmp_path / "searches").trainer["kind"] == (
-        "timetuner"
-    )
+    assert run_search.recorded("timetuner-digits", config.storage).trainer["kind"] == "timetuner"
     with pytest.raises(UserError, match=r"must be a search that trains denoisers"):
         run_search.load(
-            tmp_path / "searches" / "timetuner-digits" / "search.yaml",
+            config.folder / "search.yaml",
             [
                 "name=again",
                 f"trainer.checkpoint={{kind: search, name: timetuner-digits, "
-                f"storage: '{tmp_path / 'searches'}'}}",
+                f"storage: '{config.storage}'}}",
             ],
         ).trainer.facts()
-
-
-def test_times_that_do_worse_are_exported_by_force_alone(
-    searched: SearchResult,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def typed(*words: str) -> tuple[int, str]:
-        storage, out = str(tmp_path / "searches"), str(tmp_path / "out")
-        command = ["export", "timetuner-digits", "--trial", "1", "--storage", storage]
-        monkeypatch.setattr(sys, "argv", ["run_search.py", *command, "--out", out, *words])
-        with pytest.raises(SystemExit) as ended:
-            run_search.main()
-        return int(ended.value.code or 0), capsys.readouterr().err
-
-    file = searched.folder.trial(1) / TIMES
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"tau": [391, 254, 126, 119]}))
-    code, line = typed()
-    assert code == 2
-    rule = "tau must do no worse than untuned on held-out seeds, unless forced (--force): "
-    assert line.startswith(f"error: {rule}worse than untuned: pixel_fd ")
-    assert line.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-    assert typed("--force") == (0, "")
-    assert load_tuned(tmp_path / "out" / "timetuner.json").tau == (391, 254, 126, 119)
-    assert "worse than untuned: pixel_fd" in (tmp_path / "out" / "README.md").read_text()
