@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,9 @@ from stepsearch.search.closing import show_report
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch
 from stepsearch.search.plan import show_plan
+from stepsearch.search.summary import log_summary
+from stepsearch.search.tracked import open_tracker
+from trainers.drawing_trial import TIMES
 
 
 class Thief:
@@ -136,6 +141,16 @@ def test_a_search_compares_all_cases_with_their_untuned_times(
     assert "summary/quality.png" not in summary
     assert "bundle/timetuner.json" in files(client, search, "bundle")
     assert "no_bundle" not in search.data.tags
+
+    assert searched.winner is not None
+    times = searched.folder.trial(searched.winner.number) / TIMES
+    times.write_text(json.dumps(json.loads(times.read_text()) | {"tau": [math.nan, 1]}))
+    tracker = open_tracker(searched.config, searched.folder, resumed=True)
+    tracker.start_search(config.name, {})
+    log_summary(tracker, searched, 0.0)
+    tracker.close()
+    tags = client.get_run(search.info.run_id).data.tags
+    assert tags["no_bundle"] == "tau must be finite, got [nan, 1.0]"
 
     searched.export(tmp_path / "untuned", trial=1)
     file = load_tuned(tmp_path / "untuned" / "timetuner.json")
