@@ -11,10 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from search_spaces.base import FixedPoint, Range, SearchSpace, Suggest, bounds
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner.samplers import SolverConfig
-from stepsearch.sampling.timetuner.shifts import ShiftedTimes
+from stepsearch.sampling.timetuner.shifts import Gradient, ShiftedTimes
 from stepsearch.search.trial import TrainerFacts
-
-Strategy = Literal["sequential", "parallel", "end_to_end"]
 
 
 class TimeTunerSpace(SearchSpace):
@@ -34,7 +32,7 @@ class TimeTunerSpace(SearchSpace):
     )
     r: Annotated[Range, bounds(-1, 1, baseline=0, called="the untuned times")] = (-0.2, 0.75)
     """Below 0 a slot is told more noise. Less than 1 wide, so that tau keeps its order."""
-    gradient: tuple[Strategy, ...] = ("end_to_end",)
+    gradient: tuple[Gradient, ...] = ("end_to_end",)
     """Whose shares are searched and whose solution is tried first; none: without gradients."""
     tune_last: bool = True
     """Move the last slot, too. Unlike the gradients' fields of this name it is on: each trial is
@@ -49,7 +47,7 @@ class TimeTunerSpace(SearchSpace):
 
     @field_validator("gradient")
     @classmethod
-    def _once(cls, gradient: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
+    def _once(cls, gradient: tuple[Gradient, ...]) -> tuple[Gradient, ...]:
         if len(set(gradient)) < len(gradient):
             raise ValueError(f"gradient must not repeat, got {', '.join(gradient)}")
         return gradient

@@ -113,11 +113,11 @@ def bench(checkpoint: AnyCheckpoint, dataset: AnyDataset, device: torch.device) 
     images = scaled(data.train).to(device)
     labels = None if labels is None else labels.to(device)
     found = Bench(trained, denoiser, images, labels, device, data.vae)
-    some, run, told = images[:2], evaluate(denoiser), None
+    run, some_labels = evaluate(denoiser), None
     if found.labels is not None:
-        run, told = by_class(denoiser), found.labels[:2]
+        run, some_labels = by_class(denoiser), found.labels[:2]
     with torch.no_grad():
-        check_times(run, some, len(trained.alpha_bar), told)
+        check_times(run, images[:2], len(trained.alpha_bar), some_labels)
     return found
 
 

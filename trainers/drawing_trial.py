@@ -15,7 +15,7 @@ from stepsearch.sampling.timetuner import Network, draw, losses
 from stepsearch.search.trial import Report, Trial
 from trainers.bench import Bench, bench
 from trainers.tuned_scores import PICTURED, compared, scores, untuned
-from trainers.tuning import told
+from trainers.tuning import times_of
 
 if TYPE_CHECKING:
     from trainers.timetuner import TimeTunerConfig
@@ -37,7 +37,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     at = bench(config.checkpoint, config.dataset, workers.device)
     network = at.network(config.sampler, config.tau_scope)
     begun = time.process_time()
-    tau = told(config, network, workers, trial.cache)
+    tau = times_of(config, network, workers, trial.cache)
     tuning_cpu_s = time.process_time() - begun
     if workers.rank == 0:
         _keep_times(trial, network, tau, at.images)

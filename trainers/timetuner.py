@@ -17,7 +17,7 @@ from stepsearch.evaluation.features.base import ScoreNames
 from stepsearch.evaluation.judge_config import JudgeConfig
 from stepsearch.sampling.timetuner import EndToEndConfig, GradientConfig, SolverConfig, draw
 from stepsearch.sampling.timetuner.network import TauScope
-from stepsearch.sampling.timetuner.shifts import ShiftedTimes
+from stepsearch.sampling.timetuner.shifts import GRADIENTS, ShiftedTimes
 from stepsearch.search.trial import Cost, Run, TrainerFacts
 from trainers.bench import bench
 from trainers.checkpoint import AnyCheckpoint, look
@@ -25,7 +25,6 @@ from trainers.cost import measure_drawing
 from trainers.drawing_trial import run
 from trainers.judging import check_judge, prepare_judge
 from trainers.tuned_trial import draw_over_nfe, draw_times, write_tuned_trial
-from trainers.tuning import STRATEGIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,19 +188,19 @@ class TimeTunerConfig(Config):
 
     def chart(self, width: int) -> str:
         """t and tau, of the gradient's only how much of them."""
-        at = self._shifted()
-        shares = [(name, getattr(self.times, name)) for name in STRATEGIES]
+        shifted = self._shifted()
+        shares = [(name, getattr(self.times, name)) for name in GRADIENTS]
         lines = [f"{share:g} of gradient-{name}" for name, share in shares if share]
-        tau = at.times(self.times.r) if self.times.r else at.t
-        columns = [f"{t:>6.4g} -> {told:.4g}" for t, told in zip(at.t, tau, strict=True)]
+        tau = shifted.times(self.times.r) if self.times.r else shifted.t
+        columns = [f"{t:>6.4g} -> {to:.4g}" for t, to in zip(shifted.t, tau, strict=True)]
         return "\n".join(line[:width] for line in [*lines, *columns])
 
     def _shifted(self) -> ShiftedTimes:
         """Raises UserError if the sampler cannot run, or for another number of shifts."""
         alpha_bar = look(self.checkpoint).alpha_bar
-        at = ShiftedTimes(self.sampler.times(alpha_bar).tolist(), 0, len(alpha_bar) - 1)
-        at.times(self.times.r or [0.0] * len(at.t))
-        return at
+        shifted = ShiftedTimes(self.sampler.times(alpha_bar).tolist(), 0, len(alpha_bar) - 1)
+        shifted.times(self.times.r or [0.0] * len(shifted.t))
+        return shifted
 
     def objective(self) -> str:
         """The score as a ratio to that of the untuned times, sampler by sampler."""

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,17 +26,14 @@ from stepsearch.sampling.timetuner import (
     tune,
     tune_end_to_end,
 )
-from stepsearch.sampling.timetuner.shifts import in_order
+from stepsearch.sampling.timetuner.shifts import GRADIENTS, Gradient, in_order
 from stepsearch.sampling.timetuner.tuned_timesteps import fingerprint
 from stepsearch.strategies import FloatArray
-from trainers.bench import bench
+from trainers.bench import Bench, bench
 from trainers.checkpoint import look
 
 if TYPE_CHECKING:
     from trainers.timetuner import TimeTunerConfig
-
-Strategy = Literal["sequential", "parallel", "end_to_end"]
-STRATEGIES: tuple[Strategy, ...] = ("sequential", "parallel", "end_to_end")
 
 
 @dataclass(frozen=True)
@@ -49,40 +46,55 @@ class Solution:
 
 @lru_cache(maxsize=64)
 def solution(
-    config: TimeTunerConfig, strategy: Strategy, workers: Workers, cache: Path
+    config: TimeTunerConfig, gradient: Gradient, workers: Workers, cache: Path
 ) -> Solution:
     """The gradient's times for a sampler, once a search: from `cache`, or found and kept there.
 
     All workers ask for it at once; what the first one knows or finds is what all of them get.
     """
-    settings: GradientConfig | EndToEndConfig = config.end_to_end
-    if strategy != "end_to_end":
-        settings = config.gradient.model_copy(update={"strategy": strategy})
+    settings = _settings(config, gradient)
     at = bench(config.checkpoint, config.dataset, workers.device)
+    network = at.network(config.sampler, config.tau_scope)
+    first, file = workers.rank == 0, cache / _file(config, settings, at)
+    with one_at_a_time(file) if first else nullcontext():
+        known = _read(file) if first else None
+        found = _first_ones(known, network.solver.nfe, workers)
+        if found is None:
+            own = _tuned(network, at, settings, workers)
+            found = _first_ones(own, network.solver.nfe, workers) or own
+            if first:
+                _write(file, found)
+    return found
+
+
+def _settings(config: TimeTunerConfig, gradient: Gradient) -> GradientConfig | EndToEndConfig:
+    if gradient == "end_to_end":
+        return config.end_to_end
+    return config.gradient.model_copy(update={"strategy": gradient})
+
+
+def _file(config: TimeTunerConfig, settings: GradientConfig | EndToEndConfig, at: Bench) -> str:
+    """A name for all that a solution depends on."""
     key = {
         "denoiser": fingerprint(at.denoiser),
         "data": config.dataset.load().fingerprint,
         "sampler": config.sampler.model_dump(),
         "scope": config.tau_scope,
         "gradient": settings.model_dump(),
-        "device": str(workers.device),
+        "device": str(at.device),
     }
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    file = cache / f"timetuner-{name}.json"
-    first, network = workers.rank == 0, at.network(config.sampler, config.tau_scope)
-    with one_at_a_time(file) if first else nullcontext():
-        known = _read(file) if first else None
-        found = _first_ones(known, network.solver.nfe, workers)
-        if found is None:
-            if isinstance(settings, EndToEndConfig):
-                tuned = tune_end_to_end(network, at.images, settings)
-            else:
-                tuned = tune(network, at.images, settings, workers)
-            own = Solution(tuple(tuned.tau.tolist()), tuned.iterations)
-            found = _first_ones(own, network.solver.nfe, workers) or own
-            if first:
-                _write(file, found)
-    return found
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return f"timetuner-{digest[:16]}.json"
+
+
+def _tuned(
+    network: Network, at: Bench, settings: GradientConfig | EndToEndConfig, workers: Workers
+) -> Solution:
+    if isinstance(settings, EndToEndConfig):
+        tuned = tune_end_to_end(network, at.images, settings)
+    else:
+        tuned = tune(network, at.images, settings, workers)
+    return Solution(tuple(tuned.tau.tolist()), tuned.iterations)
 
 
 def _first_ones(known: Solution | None, slots: int, workers: Workers) -> Solution | None:
@@ -111,17 +123,17 @@ def _write(file: Path, found: Solution) -> None:
     os.replace(part, file)
 
 
-def told(config: TimeTunerConfig, network: Network, workers: Workers, cache: Path) -> Tensor:
+def times_of(config: TimeTunerConfig, network: Network, workers: Workers, cache: Path) -> Tensor:
     """tau [S] of a trial: the untuned times, to the last bit, where it says nothing else."""
-    times, nominal = config.times, network.solver.times
+    times, untuned = config.times, network.solver.times
     top = len(look(config.checkpoint).alpha_bar) - 1
-    at = ShiftedTimes(nominal.tolist(), 0, top)
-    r: FloatArray = np.array(times.r or [0.0] * len(nominal))
-    for strategy in STRATEGIES:
-        if share := getattr(times, strategy):
-            found = solution(config.untuned, strategy, workers, cache)
-            r = r + share * at.shifts(found.tau)
+    shifted = ShiftedTimes(untuned.tolist(), 0, top)
+    r: FloatArray = np.array(times.r or [0.0] * len(untuned))
+    for gradient in GRADIENTS:
+        if share := getattr(times, gradient):
+            found = solution(config.untuned, gradient, workers, cache)
+            r = r + share * shifted.shifts(found.tau)
     if not r.any():
-        return nominal.clone()
-    tau = in_order(at.times(r.tolist())).clip(0, top)
+        return untuned.clone()
+    tau = in_order(shifted.times(r.tolist())).clip(0, top)
     return torch.tensor(tau, dtype=torch.float32)

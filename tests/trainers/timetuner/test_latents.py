@@ -29,13 +29,14 @@ from stepsearch.evaluation.judge import pixel_features
 from stepsearch.pictures import beside, sample_grid
 from stepsearch.sampling.bundle.denoiser_pipeline import DenoiserPipeline
 from stepsearch.sampling.timetuner import draw, load_tuned
+from stepsearch.sampling.timetuner.shifts import GRADIENTS
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from tests.latents import write_vae
 from tests.trainers.timetuner.conftest import exported, heard
 from trainers.bench import bench
 from trainers.drawing_trial import TIMES
 from trainers.judging import judge_of
-from trainers.tuning import STRATEGIES, solution
+from trainers.tuning import solution
 
 CPU = torch.device("cpu")
 SHAPE = (4, 4, 4)
@@ -119,7 +120,7 @@ def test_many_latents_are_decoded_in_parts(latent: Any) -> None:
     torch.testing.assert_close(pictures, whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", GRADIENTS)
 def test_the_gradients_look_at_latents(strategy: Any, latent: Any, tmp_path: Path) -> None:
     untuned = latent("dit").untuned
     found = solution(untuned, strategy, ALONE, tmp_path)

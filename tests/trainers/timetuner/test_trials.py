@@ -17,6 +17,7 @@ from stepsearch.diffusion.workers import ALONE
 from stepsearch.errors import Diverged, UserError
 from stepsearch.evaluation.distances import energy_distance, kid
 from stepsearch.sampling.timetuner import draw, load_tuned
+from stepsearch.sampling.timetuner.shifts import GRADIENTS
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from tests.trainers.timetuner.conftest import Listener, exported, heard
 from trainers.bench import bench
@@ -24,7 +25,7 @@ from trainers.drawing_trial import TIMES, run
 from trainers.judging import judge_of
 from trainers.tuned_scores import compared
 from trainers.tuned_trial import over_nfe
-from trainers.tuning import STRATEGIES, solution
+from trainers.tuning import solution
 
 MOVED = {"r": (0.1, 0.2, -0.1, 0.3)}
 UNTUNED = [999, 749, 499, 249]
@@ -69,7 +70,7 @@ def test_shifts_are_told_and_the_denoiser_stays_loaded(config: Any, trial: Any) 
     )
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", GRADIENTS)
 def test_a_share_of_the_gradients_shifts_is_found_once_and_kept(
     config: Any, trial: Any, strategy: Any, tmp_path: Path
 ) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 
 from stepsearch.errors import UserError
 from stepsearch.strategies.base import FloatArray
+
+Gradient = Literal["sequential", "parallel", "end_to_end"]
+"""By which gradient shifts were found: of eq. 9, of eq. 11, or through all steps."""
+GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 
 class ShiftedTimes:
