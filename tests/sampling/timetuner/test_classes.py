@@ -32,13 +32,14 @@ from stepsearch.sampling.timetuner import (
     write_tuned,
 )
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load, scheduler
+from tests.sampling.timetuner.in_range import inside
 
 PROCESS = VPConfig().build()
 NOISE, SHAPE = PROCESS.scheduler_config(), (1, 8, 8)
 DATA = DigitsConfig().load()
 QUICK = GradientConfig(batch_size=8, batches=2, held_out=1, iterations=2, check_every=1)
 SAMPLER = SolverConfig(num_steps=4, clip_sample=True)
-ROUNDING = {"rtol": 0, "atol": 2e-3}
+ROUNDING = {"rtol": 0, "atol": 2e-5}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def denoiser() -> Any:
 
 
 def network_of(denoiser: Any, guidance: float, labels: Tensor | None = None) -> Network:
-    solver = SAMPLER.build(NOISE, "epsilon")
+    solver = SAMPLER.build(NOISE, "v_prediction")  # its images are in range, untrained
     labels = DATA.train_labels if labels is None else labels
     return Network(by_class(denoiser, guidance), solver, labels=labels)
 
@@ -65,11 +66,12 @@ def test_the_untuned_times_draw_the_samplers_images(denoiser: Any, guidance: flo
         SamplerConfig(num_steps=4, guidance=guidance),
         6,
         shape=SHAPE,
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
         seed=3,
         class_shares=DATA.class_shares,
     )
     torch.testing.assert_close(images, expected, **ROUNDING)
+    assert inside(images) > 0.5
     later = draw(network, network.solver.times, 2, shape=SHAPE, seed=3, first=4, batch_size=1)
     torch.testing.assert_close(later, images[4:], **ROUNDING)
 
@@ -167,5 +169,6 @@ def test_a_hook_tells_one_time_a_step_however_the_halves_are_evaluated(
         images = images.clamp(-1, 1)
     handle.remove()
     torch.testing.assert_close(images, expected, **ROUNDING)
+    assert inside(images) > 0.5
     untuned = draw(network, network.solver.times, 3, shape=SHAPE, seed=0)
     assert (images - untuned).abs().mean() > 1e-3
