@@ -191,6 +191,26 @@ def test_the_eps_of_other_targets_is_that_of_the_scheduler(target: str, kind: An
     torch.testing.assert_close(solver.eps(1, x, output), noise, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("trajectory", ["trailing", "quadratic", "log_snr"])
+def test_eq_11_begins_at_the_noised_image_where_steps_remember_nothing(trajectory: Any) -> None:
+    """DDIM: alpha x0 + sigma eps at the slot itself, whichever class runs it; 2M: one before."""
+    chance = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(2, *SHAPE, generator=chance) for _ in range(2))
+    steps = {"num_steps": 5, "trajectory": trajectory}
+    solver = SolverConfig(**steps).build(NOISE, "epsilon")
+    for slot, sigma in enumerate(knots(trajectory, 5, ALPHA_BAR).sigmas[:-1]):
+        state = solver.noised(slot, x0, noise)
+        assert state.slot == slot
+        scale = math.sqrt(1 + sigma**2)
+        torch.testing.assert_close(state.x, x0 / scale + sigma / scale * noise, rtol=0, atol=1e-6)
+        # its step is eq. 7's from there
+        stepped = solver.advance(state, noise).x
+        a, s = solver.scales[slot + 1]
+        torch.testing.assert_close(stepped, a * x0 + s * noise, rtol=0, atol=1e-4)
+    remembers = SolverConfig(kind="dpmpp_2m", **steps).build(NOISE, "epsilon")
+    assert [remembers.noised(k, x0, noise).slot for k in range(3)] == [0, 0, 1]
+
+
 def test_analytic_ddim_without_anything_to_learn_is_ddim(denoiser: Any) -> None:
     """gamma = 1 says that x0 is known, and eta = 0 that no noise is wanted."""
     steps = {"num_steps": 5, "trajectory": "linspace"}

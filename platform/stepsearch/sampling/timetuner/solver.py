@@ -19,11 +19,11 @@ from stepsearch.strategies.base import FloatArray
 Noise = torch.Generator | list[torch.Generator] | None
 
 # What a scheduler's class does that its interface does not say.
-_EVALUATIONS_BEFORE: dict[str, Callable[[int], int]] = {
-    "HeunDiscreteScheduler": lambda slot: slot % 2,  # the corrector belongs to its predictor
-    "DPMSolverSinglestepScheduler": lambda slot: slot % 2,
-    "DPMSolverMultistepScheduler": lambda slot: min(slot, 1),
-    "UniPCMultistepScheduler": lambda slot: min(slot, 2),
+_EVALUATIONS_BEFORE: dict[str, Callable[[int, Any], int]] = {
+    "HeunDiscreteScheduler": lambda slot, _: slot % 2,  # the corrector belongs to its predictor
+    "DPMSolverSinglestepScheduler": lambda slot, _: slot % 2,
+    "DPMSolverMultistepScheduler": lambda slot, config: min(slot, config.solver_order - 1),
+    "UniPCMultistepScheduler": lambda slot, _: min(slot, 2),
 }
 _UNSCALED = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "CMStochasticIterativeScheduler")
 """Their state is x0 + sigma eps; that of the others is alpha x0 + sigma eps."""
@@ -145,7 +145,7 @@ class Solver:
         The state is at an earlier slot where the solver's step depends on evaluations before.
         """
         if self._name in _EVALUATIONS_BEFORE:
-            slot -= _EVALUATIONS_BEFORE[self._name](slot)
+            slot -= _EVALUATIONS_BEFORE[self._name](slot, self.scheduler.config)
         alpha, sigma = self.scales[slot]
         scale = 1 / alpha if self._name in _UNSCALED else 1
         return State(scale * (alpha * x0 + sigma * noise), slot, self._memory(slot))
