@@ -10,7 +10,19 @@ import torch
 from torch import Tensor
 
 from stepsearch.diffusion.noise import VPConfig
-from stepsearch.sampling.timetuner import SolverConfig, knots, measure_gamma
+from stepsearch.sampling.timetuner import (
+    EndToEndConfig,
+    GradientConfig,
+    Network,
+    SolverConfig,
+    evaluate,
+    knots,
+    measure_gamma,
+    tune,
+    tune_end_to_end,
+)
+from tests.sampling.timetuner.exact import DIGITS
+from tests.sampling.timetuner.in_range import InRange
 
 PROCESS = VPConfig().build()
 NOISE = PROCESS.scheduler_config()
@@ -56,3 +68,25 @@ def test_analytic_dpm_draws_a_gaussian_with_its_variance_in_any_number_of_steps(
     for slot in range(5):
         state = plain.advance(state, gaussian_eps(state.x, int(plain.times[slot])))
     assert float(state.x.var()) < 0.6 * VARIANCE
+
+
+@pytest.mark.parametrize("kind", ["analytic_ddpm", "analytic_ddim"])
+def test_both_are_tuned_slot_by_slot_and_all_slots_together(kind: Any) -> None:
+    images = 0.5 * DIGITS.float().view(-1, 1, 8, 8)
+    gamma = torch.tensor([1.0, 0.9, 0.7, 0.3])
+    solver = SolverConfig(kind=kind, num_steps=4).build(NOISE, "epsilon", gamma)
+    network = Network(evaluate(InRange().eval()), solver)
+    small: dict[str, Any] = {"batch_size": 8, "batches": 2, "held_out": 1, "check_every": 2}
+    for strategy in ("sequential", "parallel"):
+        config = GradientConfig(strategy=strategy, iterations=4, lr=0.02, **small)
+        tuned = tune(network, images, config)
+        assert (tuned.tau != tuned.untuned).any()
+        assert all(a <= b for a, b in zip(tuned.loss, tuned.loss_untuned, strict=True))
+    together = EndToEndConfig(iterations=6, batch_size=16, real=64, held_out=64)
+    found = tune_end_to_end(network, images, together)
+    assert found.distance is not None
+    closer = found.distance[1] < found.distance[0]
+    assert closer or kind == "analytic_ddpm", "whose noise hides much in so few images"
+    assert closer == (not torch.equal(found.tau, found.untuned))
+    assert (found.tau.diff() < 0).all()
+    assert found.tau[-1] == found.untuned[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,22 @@ import torch
 from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
-from stepsearch.sampling.timetuner import Network, SolverConfig, evaluate
+from stepsearch.sampling.timetuner import (
+    EndToEndConfig,
+    GradientConfig,
+    Network,
+    SolverConfig,
+    Tuned,
+    evaluate,
+    tune,
+    tune_end_to_end,
+)
+from tests.sampling.timetuner.exact import DIGITS
 
 PROCESS = VPConfig().build()
 NOISE = PROCESS.scheduler_config()
+IMAGES = DIGITS.float().view(-1, 1, 8, 8)
+SMALL = GradientConfig(batch_size=8, batches=2, held_out=1, iterations=6, check_every=2, lr=0.02)
 
 
 def test_consistency_sampling_is_diffusers_own_and_its_last_step_has_no_gradient() -> None:
@@ -43,3 +56,46 @@ def test_consistency_sampling_is_diffusers_own_and_its_last_step_has_no_gradient
         assert network.eps(3, solver.look(state)).abs().max() < 1e-6
     with pytest.raises(UserError, match=r"^tau_scope must be embedding for cm, got full$"):
         Network(evaluate(denoiser), solver, "full")
+
+
+def few_steps() -> Network:
+    """Told 749, 249 and -453, and -1151 at the end: 250 log sigma."""
+    denoiser = UNetConfig(channels=(8, 16)).build((1, 8, 8), seed=0).eval().requires_grad_(False)
+    process = {"sigma_min": 0.01, "sigma_max": 20.0}
+    return Network(
+        evaluate(denoiser), SolverConfig(kind="cm", num_steps=3).build(process, "sample")
+    )
+
+
+def end_to_end(network: Network, *, tune_last: bool) -> Tuned:
+    config = EndToEndConfig(iterations=8, batch_size=16, real=64, held_out=64, tune_last=tune_last)
+    return tune_end_to_end(network, IMAGES, config)
+
+
+def test_all_steps_together_are_tuned_between_the_noisiest_level_and_the_lowest() -> None:
+    network = few_steps()
+    nominal = network.solver.times
+    tuned = end_to_end(network, tune_last=True)
+    assert tuned.distance is not None
+    assert tuned.distance[1] < tuned.distance[0]
+    assert (tuned.tau.diff() < 0).all()
+    assert float(network.solver.end) <= tuned.tau[-1] <= tuned.tau[0] <= nominal[0]
+    assert (tuned.tau[1:] != nominal[1:]).all()
+    assert end_to_end(network, tune_last=False).tau[-1] == nominal[-1] < 0
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "parallel"])
+def test_each_step_is_tuned_but_the_last_one_gains_nothing(strategy: Any) -> None:
+    network = few_steps()
+    config = SMALL.model_copy(update={"strategy": strategy, "tune_last": True})
+    tuned = tune(network, IMAGES, config)
+    assert (tuned.tau <= network.solver.top).all()
+    assert tuned.iterations[-1] == 6
+    assert (tuned.tau[-1], tuned.loss[-1]) == (tuned.untuned[-1], tuned.loss_untuned[-1])
+    later = few_steps().solver
+    rho = torch.tensor(1e-9)
+    assert float(later.told(2, rho)) == float(later.end)
+    assert float(later.told(0, torch.ones(()))) == float(later.times[0]) == later.top
+    if strategy == "sequential":
+        assert tuned.loss[1] < tuned.loss_untuned[1]
+        assert tuned.tau[1] != tuned.untuned[1]

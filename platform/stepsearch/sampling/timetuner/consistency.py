@@ -39,8 +39,13 @@ class ConsistencySolver(Solver):
     def end(self) -> Tensor:
         return torch.tensor(250 * np.log(self.scheduler.config.sigma_min), dtype=torch.float32)
 
+    @property
+    def top(self) -> float:
+        return float(self.times[0])
+
     def told(self, slot: int, rho: Tensor) -> Tensor:
-        return self.times[slot].to(rho) + 250 * torch.log(rho)
+        told = self.times[slot].to(rho) + 250 * torch.log(rho)
+        return told.clamp(float(self.end), self.top)
 
     def eps(self, slot: int, x: Tensor, output: Tensor) -> Tensor:
         """(x - f(x)) / sigma."""

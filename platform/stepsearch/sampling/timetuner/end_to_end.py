@@ -67,7 +67,7 @@ def tune_end_to_end(network: Network, images: Tensor, config: EndToEndConfig) ->
     nominal = network.solver.times
     at = ShiftedTimes(nominal.tolist(), float(network.solver.end), network.solver.top)
     r = _shifts(network, at, images, config)
-    tau = torch.tensor(in_order(at.times(r.tolist())).clip(0, at.top), dtype=torch.float32)
+    tau = torch.tensor(in_order(at.times(r.tolist())).clip(at.end, at.top), dtype=torch.float32)
     untuned, found = (held_out(network, times, images, config) for times in (nominal, tau))
     iterations = config.iterations
     if not found < untuned:
@@ -94,7 +94,7 @@ def _shifts(network: Network, at: ShiftedTimes, images: Tensor, config: EndToEnd
     r = torch.zeros(len(t), requires_grad=True)
 
     def distance(index: int) -> Tensor:
-        tau = (t - r * torch.where(r >= 0, down, up)).clamp(0, at.top)
+        tau = (t - r * torch.where(r >= 0, down, up)).clamp(at.end, at.top)
         return distance_of_a_batch(network, tau, images, index, config)
 
     return adam([r], distance, lambda: hold(r, free_slots(at, config), config), config)[0]

@@ -97,7 +97,7 @@ def _shifted(network: Network) -> ShiftedTimes:
 def _told(network: Network, r: Tensor) -> Tensor:
     """tau [S] for shifts of the network's own times."""
     at = _shifted(network)
-    return torch.tensor(in_order(at.times(r.tolist())).clip(0, at.top), dtype=torch.float32)
+    return torch.tensor(in_order(at.times(r.tolist())).clip(at.end, at.top), dtype=torch.float32)
 
 
 class _Start:
@@ -118,7 +118,7 @@ class _Start:
 
         def distance(index: int) -> Tensor:
             t, down, up = self.moved(gaps)
-            tau = (t - r * torch.where(r >= 0, down, up)).clamp(0, self.at.top)
+            tau = (t - r * torch.where(r >= 0, down, up)).clamp(self.at.end, self.at.top)
             network = self.network.under(self.network.solver.moved(t))
             return distance_of_a_batch(network, tau, images, index, config)
 

@@ -31,7 +31,7 @@ class ShiftedTimes:
         """The different times and, around them, the ends, rising."""
         self.index = np.searchsorted(self.points, t)
         """[S], which of the points each time is."""
-        self.t, self.top = t, top
+        self.t, self.end, self.top = t, end, top
         last = len(self.points) - 1
         self.down: FloatArray = t - self.points[np.maximum(self.index - 1, 0)]
         """[S], how far it is to the next evaluation's time."""
