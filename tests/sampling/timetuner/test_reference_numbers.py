@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stepsearch.sampling.timetuner import Network
 from stepsearch.sampling.timetuner.gradient import Batch, batch, loss, step
+from stepsearch.sampling.timetuner.solver import State
 from tests.sampling.timetuner.exact import (
     DIGITS,
     Continuous,
@@ -86,6 +87,15 @@ MIDPOINTS += [0.45246, 0.35240, 0.25216, 0.15177, 0.05012]
 def test_the_times_of_the_exact_solution_lie_in_the_middle_of_the_steps() -> None:
     network = Network(gaussian(1.0), Continuous(TEN))
     assert factor(network, torch.tensor(MIDPOINTS)) == pytest.approx(1.0, abs=2e-4)
+    ones = variance(TEN, 1.0)
+    for slot, tau in enumerate(MIDPOINTS):
+        before = batch(network, State(ONE, slot, None), slot, 0)
+        exact = float((ones[slot + 1] / ones[slot]).sqrt())
+
+        def off(t: Tensor, at: Batch = before, wanted: float = exact) -> float:
+            return abs(float(step(network, at, t).x) - wanted)
+
+        assert least(off, float(TEN[slot + 1]), float(TEN[slot])) == pytest.approx(tau, abs=2e-5)
 
 
 def least(objective: object, low: float, high: float) -> float:
