@@ -131,14 +131,23 @@ def folder(denoiser: Any, tmp_path: Path) -> Path:
     times, zeros = network.solver.times, (0.0,) * 4
     tuned = Tuned(times - 7.5, times, zeros, zeros, (0,) * 4)
     verdict = Verdict("gap", (1.0,), (2.0,))
-    return write_tuned(
-        tmp_path / "tuned", network, denoiser, SAMPLER, tuned, verdict, guidance_scale=2.0
-    )
+    sampler = SAMPLER.model_copy(update={"guidance": 2.0})
+    return write_tuned(tmp_path / "tuned", network, denoiser, sampler, tuned, verdict)
 
 
-def test_the_file_names_the_scale(folder: Path) -> None:
+def test_the_file_names_the_samplers_scale_where_there_are_classes(
+    folder: Path, denoiser: Any, tmp_path: Path
+) -> None:
     assert json.loads((folder / "timetuner.json").read_text())["guidance_scale"] == 2
     assert "guidance scale 2" in (folder / "README.md").read_text()
+    network = network_of(denoiser, 1.0)
+    times, zeros = network.solver.times, (0.0,) * 4
+    parts = (Tuned(times, times, zeros, zeros, (0,) * 4), Verdict("gap", (1.0,), (2.0,)))
+    for given, expected in ((None, 1), (3.0, 3)):
+        out = write_tuned(
+            *(tmp_path / f"{given}", network, denoiser, SAMPLER, *parts), guidance_scale=given
+        )
+        assert json.loads((out / "timetuner.json").read_text())["guidance_scale"] == expected
 
 
 @pytest.mark.parametrize("halves", ["in one batch", "in two calls"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stepsearch.config import parse
 from stepsearch.errors import UserError
@@ -40,10 +40,13 @@ def write_tuned(
 ) -> Path:
     """Write timetuner.json, tuned_timesteps.py and a README.md; returns `folder`.
 
-    The folder appears whole or not at all. Raises UserError if it exists, if tau does not fit, or
-    if tau did worse than the untuned times and `force` is not given.
+    The folder appears whole or not at all. `guidance_scale` is left out but for `guided` networks:
+    those with labels are guided as `sampler` says. Raises UserError if the folder exists, if tau
+    does not fit, or if tau did worse than the untuned times and `force` is not given.
     """
     folder = Path(folder)
+    if guidance_scale is None and network.labels is not None:
+        guidance_scale = sampler.guidance
     if verdict.worse and not force:
         rule = "tau must do no worse than untuned on held-out seeds, unless forced (--force)"
         raise UserError(f"{rule}: {verdict}")
@@ -70,14 +73,6 @@ def _file(
 
     solver = network.solver
     tau = check_tau(tuned.tau, network)
-    scheduler = type(solver.scheduler).__name__
-    saved = None
-    if hasattr(diffusers, scheduler):
-        saved = {"class": scheduler, "config": _settings(solver.scheduler)}
-    scales = None
-    if network.scope == "full":
-        told = [solver.scales_at(t) for t in tau]
-        scales = [((float(a), float(s)), solver.scales[slot]) for slot, (a, s) in enumerate(told)]
     return parse(
         TunedFile,
         {
@@ -86,20 +81,33 @@ def _file(
             "tau_scope": network.scope,
             "guidance_scale": guidance_scale,
             "prediction_type": solver.prediction_type,
-            "scales": scales,
+            "scales": _scales(network, tau),
             "sampler": sampler,
-            "scheduler": saved,
+            "scheduler": _saved(solver.scheduler),
             "denoiser": fingerprint(denoiser),
-            "loss": {
-                "untuned": tuned.loss_untuned,
-                "tuned": tuned.loss,
-            },
+            "loss": {"untuned": tuned.loss_untuned, "tuned": tuned.loss},
             "verdict": asdict(verdict) | {"worse": verdict.worse},
             "note": note,
             "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         },
         NAME,
     )
+
+
+def _scales(network: Network, tau: Tensor) -> list[Any] | None:
+    """For tau_scope full, (alpha, sigma) at tau and at the nominal time of each slot."""
+    if network.scope != "full":
+        return None
+    told = [tuple(map(float, network.solver.scales_at(t))) for t in tau]
+    return list(zip(told, network.solver.scales[: len(told)], strict=True))
+
+
+def _saved(scheduler: Any) -> dict[str, Any] | None:
+    """A scheduler's class and settings, if diffusers has it."""
+    import diffusers
+
+    name = type(scheduler).__name__
+    return {"class": name, "config": _settings(scheduler)} if hasattr(diffusers, name) else None
 
 
 def _settings(scheduler: Any) -> dict[str, Any]:
