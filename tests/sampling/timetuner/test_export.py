@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,6 @@ def test_other_weights_are_refused(folder: Path, denoiser: Any) -> None:
     ):
         with pytest.raises(ValueError, match=r"^the schedule was tuned for other weights: UNet2D"):
             attach(other, schedule)
-    import copy
-
     attach(copy.deepcopy(denoiser).to(torch.bfloat16), schedule).remove()
 
 
@@ -235,6 +234,60 @@ def test_a_tuned_scheduler_runs_its_own_number_of_steps_only(folder: Path) -> No
     message = r"^num_inference_steps must be 4, which was tuned for, got 10$"
     with pytest.raises(ValueError, match=message):
         made.set_timesteps(10)
+
+
+def test_a_tuned_scheduler_is_not_saved_and_comes_back_after_the_pipeline_is_loaded(
+    folder: Path, denoiser: Any, tmp_path: Path
+) -> None:
+    schedule = load(folder / "timetuner.json")
+    made = pipeline(copy.deepcopy(denoiser))
+    made.scheduler = tuned_scheduler(schedule)
+    made.save_pretrained(tmp_path / "tuned")
+    with pytest.raises(ValueError, match="has no class `TunedDDIMScheduler`"):
+        DDIMPipeline.from_pretrained(tmp_path / "tuned")
+    made.scheduler = scheduler(schedule)
+    made.save_pretrained(tmp_path / "plain")
+    loaded = [DDIMPipeline.from_pretrained(tmp_path / "plain") for _ in range(2)]
+    images = []
+    for each in (made, loaded[0]):
+        each.scheduler = tuned_scheduler(schedule)
+        images.append(final(each))
+    assert torch.equal(*images)
+    assert not torch.equal(images[0], final(loaded[1])), "tau is not in the saved pipeline"
+
+
+def test_a_pipeline_with_a_hook_is_saved_as_it_was(
+    folder: Path, denoiser: Any, tmp_path: Path
+) -> None:
+    schedule = load(folder / "timetuner.json")
+    made = DDIMPipeline(copy.deepcopy(denoiser), scheduler(schedule))
+    untuned = final(made)
+    attach(made.unet, schedule)
+    tuned = final(made)
+    made.save_pretrained(tmp_path / "pipeline")
+    loaded = DDIMPipeline.from_pretrained(tmp_path / "pipeline")
+    assert torch.equal(final(loaded), untuned)
+    attach(loaded.unet, schedule)
+    assert torch.equal(final(loaded), tuned)
+    assert not torch.equal(tuned, untuned)
+
+
+def final(pipeline: DDIMPipeline) -> torch.Tensor:
+    """What a pipeline's scheduler leaves after four steps, which nobody has clipped."""
+    pipeline.set_progress_bar_config(disable=True)
+    step, drawn = pipeline.scheduler.step, []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        drawn.append(step(*args, **options))
+        return drawn[-1]
+
+    pipeline.scheduler.step = noted
+    try:
+        pipeline(generator=torch.Generator().manual_seed(0), num_inference_steps=4)
+    finally:
+        del pipeline.scheduler.step
+    image: torch.Tensor = drawn[-1].prev_sample
+    return image
 
 
 def test_what_a_scheduler_cannot_do_is_said(folder: Path) -> None:
