@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from stepsearch.sampling.timetuner import Network
+from stepsearch.sampling.timetuner import Network, SolverConfig
 from stepsearch.sampling.timetuner.gradient import Batch, batch, loss, step
 from stepsearch.sampling.timetuner.solver import State
 from tests.sampling.timetuner.exact import (
@@ -19,6 +20,7 @@ from tests.sampling.timetuner.exact import (
     sigma,
     waves,
 )
+from tests.sampling.timetuner.in_range import LOG_SIGMA, NOISE
 
 TEN = torch.linspace(1, 1e-3, 11, dtype=torch.float64)
 FIVE = torch.tensor([1, 0.8002, 0.6004, 0.4006, 0.2008, 0.001], dtype=torch.float64)
@@ -132,6 +134,34 @@ def test_the_parallel_losses_of_digits_and_their_slope(slot: int, network: Netwo
     t = FIVE[slot].clone().requires_grad_()
     (found,) = torch.autograd.grad(loss(network, before, t), t)
     assert float(found) == pytest.approx(slope, rel=1e-3)
+
+
+def digits_in_labels(x: Tensor, told: Tensor, nominal: Tensor) -> Tensor:
+    """The optimal network of the digits, told a label of the T discrete times."""
+    low = told.long().clamp(0, len(LOG_SIGMA) - 2)
+    level = (LOG_SIGMA[low] + (told - low) * (LOG_SIGMA[low + 1] - LOG_SIGMA[low])).exp()
+    scaled = x.double() * (1 + level**2).sqrt()
+    score = (scaled @ DIGITS.T - DIGITS.square().sum(1) / 2) / level**2
+    return ((scaled - torch.softmax(score, 1) @ DIGITS) / level).float()
+
+
+def label(t: Tensor) -> Tensor:
+    """Of the discrete process's level that the continuous one has at t."""
+    level = np.log(float(sigma(t) / alpha(t)))
+    return torch.tensor(np.interp(level, LOG_SIGMA, np.arange(1000)), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("slot", range(4))
+def test_the_solver_of_diffusers_has_the_parallel_losses_of_digits_too(slot: int) -> None:
+    """On the reference's noise levels, in float32; its end is the discrete process's own."""
+    levels = (sigma(FIVE) / alpha(FIVE)).tolist()
+    sampler = SolverConfig(num_steps=5, trajectory="given", levels=tuple(levels))
+    network = Network(digits_in_labels, sampler.build(NOISE, "epsilon"))
+    before = noised(network, slot, DIGITS[:16].float(), waves(16).float())
+    assert before.state.slot == slot
+    for ratio, value in zip((1, 0.95, 0.9), PARALLEL[slot][0], strict=True):
+        found = float(loss(network, before, label(ratio * FIVE[slot])))
+        assert found == pytest.approx(value, rel=3e-4)
 
 
 SEQUENTIAL = {
