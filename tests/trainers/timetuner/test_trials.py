@@ -245,8 +245,10 @@ def test_an_exported_trial_draws_the_trials_images(
     at = bench(made.config.checkpoint, made.config.dataset, CPU)
     handle = attach(at.denoiser, load(tmp_path / "out" / "timetuner.json"))
     network = at.network(made.config.sampler, "embedding")
-    draw(network, network.solver.times, 1, shape=(1, 8, 8), seed=0)
+    times, each = network.solver.times, {"shape": (1, 8, 8), "seed": 0}
+    hooked = draw(network, times, 4, **each)
     handle.remove()
+    assert torch.equal(hooked, draw(network, torch.tensor(file.tau), 4, **each))
 
 
 def test_times_that_do_worse_on_unseen_noise_are_not_exported(
