@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stepsearch.search.closing import show_report
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch
 from stepsearch.search.plan import show_plan
+from stepsearch.search.result import SearchResult
 from stepsearch.search.summary import log_summary
 from stepsearch.search.tracked import open_tracker
 from trainers.drawing_trial import TIMES
@@ -102,10 +104,32 @@ def recorded(config: SearchConfig) -> tuple[MlflowClient, Run, list[Run]]:
     return client, search, [run for run in runs if run is not search]
 
 
+def retold(searched: SearchResult, number: int, tau: list[float]) -> None:
+    """A trial as if it had told these times."""
+    file = searched.folder.trial(number) / TIMES
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tau": tau}))
+
+
+Typed = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """The exit code and the errors of a command."""
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["run_search.py", *words])
+        with pytest.raises(SystemExit) as ended:
+            run_search.main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_search_compares_all_cases_with_their_untuned_times(
-    config: SearchConfig, tmp_path: Path
+    config: SearchConfig, tmp_path: Path, typed: Typed
 ) -> None:
     thief = Thief(next((tmp_path / "pipeline" / "unet").glob("*.safetensors")))
     searched = launch(config, thief)
@@ -143,8 +167,7 @@ def test_a_search_compares_all_cases_with_their_untuned_times(
     assert "no_bundle" not in search.data.tags
 
     assert searched.winner is not None
-    times = searched.folder.trial(searched.winner.number) / TIMES
-    times.write_text(json.dumps(json.loads(times.read_text()) | {"tau": [math.nan, 1]}))
+    retold(searched, searched.winner.number, [math.nan, 1])
     tracker = open_tracker(searched.config, searched.folder, resumed=True)
     tracker.start_search(config.name, {})
     log_summary(tracker, searched, 0.0)
@@ -155,6 +178,7 @@ def test_a_search_compares_all_cases_with_their_untuned_times(
     searched.export(tmp_path / "untuned", trial=1)
     file = load_tuned(tmp_path / "untuned" / "timetuner.json")
     assert file.tau == file.timesteps == (999, 749, 499, 249)
+    check_force(searched, tmp_path / "forced", typed)
     assert run_search.recorded("timetuner-digits", config.storage).trainer["kind"] == "timetuner"
     with pytest.raises(UserError, match=r"must be a search that trains denoisers"):
         run_search.load(
@@ -165,3 +189,20 @@ def test_a_search_compares_all_cases_with_their_untuned_times(
                 f"storage: '{config.storage}'}}",
             ],
         ).trainer.facts()
+
+
+def check_force(searched: SearchResult, out: Path, typed: Typed) -> None:
+    """Times that do worse than untuned ones are exported by force alone."""
+    worse = [391, 254, 126, 119]
+    retold(searched, 1, worse)
+    words = ("export", searched.config.name, "--trial", "1", "--out", str(out))
+    export = (*words, "--storage", str(searched.config.storage))
+    code, line = typed(*export)
+    rule = "tau must do no worse than untuned on held-out seeds, unless forced (--force): "
+    assert code == 2
+    assert line.startswith(f"error: {rule}worse than untuned: pixel_fd ")
+    assert line.count("\n") == 1
+    assert not out.exists()
+    assert typed(*export, "--force") == (0, "")
+    assert load_tuned(out / "timetuner.json").tau == tuple(worse)
+    assert "worse than untuned: pixel_fd" in (out / "README.md").read_text()
