@@ -58,3 +58,15 @@ def test_a_networks_gamma_is_measured_once_for_a_sampler(
     assert len(evaluations) == 15
     # T - 1, T - T/5 - 1 ...: every other one of the ten
     torch.testing.assert_close(five.scheduler.gamma, first[::2])
+
+
+def test_of_a_large_set_a_part_is_kept(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.cache_clear()
+    monkeypatch.setattr("trainers.bench._MOST", 100)
+    at = bench(config().checkpoint, config().dataset, CPU)
+    bench.cache_clear()
+    train = config().dataset.load().train
+    places = [int((train == image).flatten(1).all(1).nonzero()[0]) for image in at.images]
+    assert len(set(places)) == 100 < len(train)
+    assert places == sorted(places)
+    assert max(places) > len(train) / 2 > min(places)
