@@ -82,7 +82,7 @@ class Postgres:
         self.password = secrets.token_hex(16)
         (folder / "password").write_text(self.password)
         # It refuses to be root.
-        self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        self._user = ["/usr/sbin/runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         if self._user:
             for path in (folder, folder / "password"):
                 shutil.chown(path, "postgres")
