@@ -13,7 +13,7 @@ from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.pictures import beside, sample_grid
 from stepsearch.sampling.timetuner import Network, draw, losses
 from stepsearch.search.trial import Report, Trial
-from trainers.bench import Bench, bench
+from trainers.subject import Subject, subject_of
 from trainers.tuned_scores import PICTURED, compared, scores, untuned
 from trainers.tuning import times_of
 
@@ -34,7 +34,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     """
     config: TimeTunerConfig = trial.config
     device = str(workers.device)
-    at = bench(config.checkpoint, config.dataset, workers.device)
+    at = subject_of(config.checkpoint, config.dataset, workers.device)
     network = at.network(config.sampler, config.tau_scope)
     begun = time.process_time()
     tau = times_of(config, network, workers, trial.cache)
@@ -62,7 +62,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
             return
 
 
-def _judge(trial: Trial, at: Bench, network: Network, drawn: Tensor) -> dict[str, float]:
+def _judge(trial: Trial, at: Subject, network: Network, drawn: Tensor) -> dict[str, float]:
     """The scores of all images so far, and beside the untuned times'; a picture is left behind."""
     config: TimeTunerConfig = trial.config
     device = str(at.device)

@@ -19,11 +19,11 @@ from stepsearch.sampling.timetuner import EndToEndConfig, GradientConfig, Solver
 from stepsearch.sampling.timetuner.network import TauScope
 from stepsearch.sampling.timetuner.shifts import GRADIENTS, ShiftedTimes
 from stepsearch.search.trial import Cost, Run, TrainerFacts
-from trainers.bench import bench
 from trainers.checkpoint import AnyCheckpoint, look
 from trainers.cost import measure_drawing
 from trainers.drawing_trial import run
 from trainers.judging import check_judge, prepare_judge
+from trainers.subject import subject_of
 from trainers.tuned_trial import draw_over_nfe, draw_times, write_tuned_trial
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class TimeTunerConfig(Config):
                 raise UserError(f"{error}, or take score energy") from None
         self.sampler.check(T)
         self._shifted()
-        bench(self.checkpoint, self.dataset, torch.device("cpu")).check(self.sampler)
+        subject_of(self.checkpoint, self.dataset, torch.device("cpu")).check(self.sampler)
         try:
             self._check_teacher()
         except UserError as error:
@@ -164,7 +164,7 @@ class TimeTunerConfig(Config):
 
     def warm_up(self) -> None:
         """The data and the denoiser; every later trial finds them in this process."""
-        bench(self.checkpoint, self.dataset, torch.device("cpu"))
+        subject_of(self.checkpoint, self.dataset, torch.device("cpu"))
 
     def prepare(self, cache: Path) -> Mapping[str, float]:
         """Make the judge once; the scores of real images."""
@@ -174,7 +174,7 @@ class TimeTunerConfig(Config):
 
     def probe(self, *, gpu: bool) -> Cost:
         """Some images and their scores, timed; no gradient's times."""
-        at = bench(self.checkpoint, self.dataset, torch.device("cuda" if gpu else "cpu"))
+        at = subject_of(self.checkpoint, self.dataset, torch.device("cuda" if gpu else "cpu"))
         network = at.network(self.sampler, self.tau_scope)
         shape, times = at.trained.shape, network.solver.times
 

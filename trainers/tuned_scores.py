@@ -16,9 +16,9 @@ from stepsearch.evaluation.distances import energy_distance
 from stepsearch.evaluation.judge import pixel_features
 from stepsearch.pixels import scaled
 from stepsearch.sampling.timetuner import Network, SolverConfig, draw
-from trainers.bench import Bench, bench
 from trainers.checkpoint import AnyCheckpoint
 from trainers.judging import judge_of
+from trainers.subject import Subject, subject_of
 
 if TYPE_CHECKING:
     from trainers.timetuner import TimeTunerConfig
@@ -37,7 +37,7 @@ def scores(
     if config.judges:
         where = torch.device(device)
         judge = judge_of(config.judge, config.dataset, cache, where)
-        found |= judge.score(bench(config.checkpoint, config.dataset, where).pictures(images))
+        found |= judge.score(subject_of(config.checkpoint, config.dataset, where).pictures(images))
     if config.score == "energy":
         real = config.dataset.load().train
         some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
@@ -62,7 +62,7 @@ class Untuned:
 @lru_cache(maxsize=64)
 def untuned(config: TimeTunerConfig, seed: int, n: int, device: str, cache: Path) -> Untuned:
     """Once a process; it is `config.untuned` that is asked for."""
-    at = bench(config.checkpoint, config.dataset, torch.device(device))
+    at = subject_of(config.checkpoint, config.dataset, torch.device(device))
     network = at.network(config.sampler, config.tau_scope)
     images = _draw(at, network, seed, n)
     pictures = at.pictures(images[:PICTURED]).clone()
@@ -79,11 +79,11 @@ def _wanted(
     device: str,
 ) -> Tensor:
     """The teacher's images, the same whatever they are compared with."""
-    at = bench(checkpoint, dataset, torch.device(device))
+    at = subject_of(checkpoint, dataset, torch.device(device))
     return _draw(at, at.network(teacher, "embedding"), seed, n)
 
 
-def _draw(at: Bench, network: Network, seed: int, n: int) -> Tensor:
+def _draw(at: Subject, network: Network, seed: int, n: int) -> Tensor:
     """With the untuned times."""
     times = network.solver.times
     return draw(network, times, n, shape=at.trained.shape, seed=seed, device=at.device)

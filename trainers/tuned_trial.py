@@ -13,9 +13,9 @@ from torch import Tensor
 from stepsearch.evaluation import frechet_distance, statistics
 from stepsearch.evaluation.judge import pixel_features
 from stepsearch.sampling.timetuner import Tuned, Verdict, compare, write_tuned
-from trainers.bench import bench
 from trainers.drawing_trial import TIMES
 from trainers.fastest import on_the_fastest
+from trainers.subject import subject_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ def write_tuned_trial(
     `force` is not given.
     """
     found = json.loads((trial / TIMES).read_text())
-    at = bench(config.checkpoint, config.dataset, torch.device("cpu"))
+    at = subject_of(config.checkpoint, config.dataset, torch.device("cpu"))
     network = at.network(config.sampler, config.tau_scope)
     tuned = Tuned(
         torch.tensor(found["tau"]),
@@ -99,7 +99,7 @@ def write_tuned_trial(
     verdict = on_the_fastest(
         lambda device: _verdict(config, tuned.tau, seeds, images, device),
         "the tuned times are judged",
-        forget=bench.cache_clear,
+        forget=subject_of.cache_clear,
     )
     write_tuned(
         *(out, network, at.denoiser, config.sampler, tuned, verdict),
@@ -113,7 +113,7 @@ def _verdict(
     config: TimeTunerConfig, tau: Tensor, seeds: Sequence[int], images: int, device: torch.device
 ) -> Verdict:
     """The distance to the data in pixels, with and without tau, of images drawn on a device."""
-    at = bench(config.checkpoint, config.dataset, device)
+    at = subject_of(config.checkpoint, config.dataset, device)
     network = at.network(config.sampler, config.tau_scope)
     real = statistics(pixel_features(config.dataset.pictures_of().train))
 

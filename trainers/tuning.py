@@ -29,8 +29,8 @@ from stepsearch.sampling.timetuner import (
 from stepsearch.sampling.timetuner.shifts import GRADIENTS, Gradient, in_order
 from stepsearch.sampling.timetuner.tuned_timesteps import fingerprint
 from stepsearch.strategies import FloatArray
-from trainers.bench import Bench, bench
 from trainers.checkpoint import look
+from trainers.subject import Subject, subject_of
 
 if TYPE_CHECKING:
     from trainers.timetuner import TimeTunerConfig
@@ -53,7 +53,7 @@ def solution(
     All workers ask for it at once; what the first one knows or finds is what all of them get.
     """
     settings = _settings(config, gradient)
-    at = bench(config.checkpoint, config.dataset, workers.device)
+    at = subject_of(config.checkpoint, config.dataset, workers.device)
     network = at.network(config.sampler, config.tau_scope)
     first, file = workers.rank == 0, cache / _file(config, settings, at)
     with one_at_a_time(file) if first else nullcontext():
@@ -73,7 +73,7 @@ def _settings(config: TimeTunerConfig, gradient: Gradient) -> GradientConfig | E
     return config.gradient.model_copy(update={"strategy": gradient})
 
 
-def _file(config: TimeTunerConfig, settings: GradientConfig | EndToEndConfig, at: Bench) -> str:
+def _file(config: TimeTunerConfig, settings: GradientConfig | EndToEndConfig, at: Subject) -> str:
     """A name for all that a solution depends on."""
     key = {
         "denoiser": fingerprint(at.denoiser),
@@ -88,7 +88,7 @@ def _file(config: TimeTunerConfig, settings: GradientConfig | EndToEndConfig, at
 
 
 def _tuned(
-    network: Network, at: Bench, settings: GradientConfig | EndToEndConfig, workers: Workers
+    network: Network, at: Subject, settings: GradientConfig | EndToEndConfig, workers: Workers
 ) -> Solution:
     if isinstance(settings, EndToEndConfig):
         tuned = tune_end_to_end(network, at.images, settings)

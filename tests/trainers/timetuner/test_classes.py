@@ -16,7 +16,7 @@ from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import load_tuned
 from tests.trainers.timetuner.conftest import exported, heard
-from trainers.bench import bench
+from trainers.subject import subject_of
 
 GUIDED = {"num_steps": 4, "guidance": 2.0}
 
@@ -55,7 +55,7 @@ def test_analytic_samplers_are_measured_with_guidance(config: Any, with_classes:
     for guidance in (1.0, 3.0):
         sampler = {"kind": "analytic_ddim", "num_steps": 4, "guidance": guidance}
         made = config(checkpoint=with_classes, sampler=sampler)
-        at = bench(made.checkpoint, made.dataset, torch.device("cpu"))
+        at = subject_of(made.checkpoint, made.dataset, torch.device("cpu"))
         gammas.append(at.network(made.sampler, "embedding").solver.scheduler.gamma)
     assert gammas[0].isfinite().all()
     assert not torch.equal(*gammas)

@@ -17,8 +17,8 @@ from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load, scheduler
 from tests.sampling.timetuner.in_range import inside
 from tests.trainers.timetuner.conftest import exported, heard
-from trainers.bench import bench
 from trainers.drawing_trial import TIMES
+from trainers.subject import subject_of
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_trial_of_a_v_network_is_tuned_and_exported_with_the_full_scope(
     file = load_tuned(out / "timetuner.json")
     assert (file.tau_scope, file.prediction_type) == ("full", "v_prediction")
     assert file.tau == tuple(taus[1])
-    at = bench(tuning.checkpoint, tuning.dataset, torch.device("cpu"))
+    at = subject_of(tuning.checkpoint, tuning.dataset, torch.device("cpu"))
     expected = draw(
         at.network(tuning.sampler, "full"), torch.tensor(file.tau), 4, shape=(1, 8, 8), seed=7
     )

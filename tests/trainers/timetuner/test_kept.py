@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stepsearch.sampling.timetuner import SolverConfig
-from trainers.bench import bench
+from trainers.subject import subject_of
 from trainers.tuned_scores import scores
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def evaluations(config: Any) -> Iterator[list[torch.Size]]:
     """The shapes that the denoiser was given so far."""
     seen: list[torch.Size] = []
-    denoiser = bench(config().checkpoint, config().dataset, CPU).denoiser
+    denoiser = subject_of(config().checkpoint, config().dataset, CPU).denoiser
     with denoiser.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape)):
         yield seen
 
@@ -49,7 +49,7 @@ def test_a_teacher_draws_once_for_all_samplers(
 def test_a_networks_gamma_is_measured_once_for_a_sampler(
     config: Any, evaluations: list[torch.Size]
 ) -> None:
-    at = bench(config().checkpoint, config().dataset, CPU)
+    at = subject_of(config().checkpoint, config().dataset, CPU)
     ten = SolverConfig(kind="analytic_ddpm", num_steps=10)
     first, again = (at.network(ten, "embedding").solver.scheduler.gamma for _ in range(2))
     assert torch.equal(first, again)
@@ -61,10 +61,10 @@ def test_a_networks_gamma_is_measured_once_for_a_sampler(
 
 
 def test_of_a_large_set_a_part_is_kept(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.cache_clear()
-    monkeypatch.setattr("trainers.bench._MOST", 100)
-    at = bench(config().checkpoint, config().dataset, CPU)
-    bench.cache_clear()
+    subject_of.cache_clear()
+    monkeypatch.setattr("trainers.subject._MOST", 100)
+    at = subject_of(config().checkpoint, config().dataset, CPU)
+    subject_of.cache_clear()
     train = config().dataset.load().train
     places = [int((train == image).flatten(1).all(1).nonzero()[0]) for image in at.images]
     assert len(set(places)) == 100 < len(train)

@@ -33,9 +33,9 @@ from stepsearch.sampling.timetuner.shifts import GRADIENTS
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from tests.latents import write_vae
 from tests.trainers.timetuner.conftest import exported, heard
-from trainers.bench import bench
 from trainers.drawing_trial import TIMES
 from trainers.judging import judge_of
+from trainers.subject import subject_of
 from trainers.tuning import solution
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def test_the_judge_looks_at_decoded_pictures_and_the_energy_at_latents(
     made = trial(latent(name, sampler=sampler, times=MOVED, score="energy"))
     made.config.check(workers=1)
     (metrics,) = heard(made)
-    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    at = subject_of(made.config.checkpoint, made.config.dataset, CPU)
     network = at.network(made.config.sampler, "embedding")
     tau = torch.tensor(json.loads((made.folder / TIMES).read_text())["tau"])
     drawn = draw(network, tau, 32, shape=SHAPE, seed=0)
@@ -113,7 +113,7 @@ def test_the_judge_looks_at_decoded_pictures_and_the_energy_at_latents(
 
 def test_many_latents_are_decoded_in_parts(latent: Any) -> None:
     made = latent("dit")
-    at = bench(made.checkpoint, made.dataset, CPU)
+    at = subject_of(made.checkpoint, made.dataset, CPU)
     latents = torch.randn(300, *SHAPE, generator=torch.Generator().manual_seed(0))
     pictures = at.pictures(latents)
     whole = decoder(made.dataset.load().vae, CPU)(latents)
@@ -133,7 +133,7 @@ def test_a_teachers_gap_is_one_of_latents(latent: Any, trial: Any) -> None:
     made = trial(latent("dit", times=MOVED, **teacher), (8,))
     made.config.check(workers=1)
     (metrics,) = heard(made)
-    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    at = subject_of(made.config.checkpoint, made.config.dataset, CPU)
     networks = [at.network(each, "embedding") for each in (made.config.teacher, latent().sampler)]
     tau = torch.tensor(json.loads((made.folder / TIMES).read_text())["tau"])
     wanted, drawn = (
@@ -152,7 +152,7 @@ def test_an_export_is_judged_by_decoded_pictures(latent: Any, trial: Any, tmp_pa
     file = load_tuned(exported(made, tmp_path / "out") / "timetuner.json")
     assert file.verdict["metric"] == "pixel_fd"
     assert (file.guidance_scale, file.denoiser["class"]) == (2.0, "ClassConditionalDiT")
-    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    at = subject_of(made.config.checkpoint, made.config.dataset, CPU)
     network = at.network(made.config.sampler, "embedding")
     drawn = draw(network, network.solver.times, 32, shape=SHAPE, seed=1_000_001)
     features = pixel_features(decoder(at.vae, CPU)(drawn))

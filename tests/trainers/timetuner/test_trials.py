@@ -20,9 +20,9 @@ from stepsearch.sampling.timetuner import draw, load_tuned
 from stepsearch.sampling.timetuner.shifts import GRADIENTS
 from stepsearch.sampling.timetuner.tuned_timesteps import attach, load
 from tests.trainers.timetuner.conftest import Listener, exported, heard
-from trainers.bench import bench
 from trainers.drawing_trial import TIMES, run
 from trainers.judging import judge_of
+from trainers.subject import subject_of
 from trainers.tuned_scores import compared
 from trainers.tuned_trial import over_nfe
 from trainers.tuning import solution
@@ -65,7 +65,7 @@ def test_shifts_are_told_and_the_denoiser_stays_loaded(config: Any, trial: Any) 
     tau = json.loads((made.folder / TIMES).read_text())["tau"]
     assert tau == pytest.approx([974, 699, 524, 174.3])
     five = config(sampler={"kind": "euler", "num_steps": 5})
-    assert bench(five.checkpoint, five.dataset, CPU) is bench(
+    assert subject_of(five.checkpoint, five.dataset, CPU) is subject_of(
         made.config.checkpoint, made.config.dataset, CPU
     )
 
@@ -127,7 +127,7 @@ def test_the_energy_distance_needs_no_labels_and_is_that_of_the_images(
     made = trial(config(**energy, times=MOVED))
     (metrics,) = heard(made)
     assert set(metrics) == {"images_seen", "nfe", "energy", "energy_ratio"}
-    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    at = subject_of(made.config.checkpoint, made.config.dataset, CPU)
     network = at.network(made.config.sampler, "embedding")
     tau = torch.tensor(json.loads((made.folder / TIMES).read_text())["tau"])
     drawn = draw(network, tau, 32, shape=(1, 8, 8), seed=0)
@@ -159,7 +159,7 @@ def test_kid_is_the_unbiased_one_in_the_judges_features(config: Any, trial: Any)
     assert made.config.objective() == "kid_digits_ratio"
     (metrics,) = heard(made)
     judge = judge_of(made.config.judge, made.config.dataset, made.cache)
-    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    at = subject_of(made.config.checkpoint, made.config.dataset, CPU)
     network = at.network(made.config.sampler, "embedding")
     tau = torch.tensor(json.loads((made.folder / TIMES).read_text())["tau"])
     expected = [
@@ -242,7 +242,7 @@ def test_an_exported_trial_draws_the_trials_images(
     assert file.verdict["metric"] == "pixel_fd"
     assert len(file.verdict["tuned"]) == 3
     assert file.note == "Found by trial 0 of the search tuned."
-    at = bench(made.config.checkpoint, made.config.dataset, CPU)
+    at = subject_of(made.config.checkpoint, made.config.dataset, CPU)
     handle = attach(at.denoiser, load(tmp_path / "out" / "timetuner.json"))
     network = at.network(made.config.sampler, "embedding")
     times, each = network.solver.times, {"shape": (1, 8, 8), "seed": 0}

@@ -1,5 +1,5 @@
-"""A trained denoiser under any sampler, with the data that it was trained on; kept from trial to
-trial."""
+"""What trials of times are made on: a trained denoiser under any sampler, with the data that it
+was trained on; kept from trial to trial."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MOST = 2**16
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class Subject:
     """A trained denoiser, loaded once a process, with the data that it was trained on.
 
     Where it draws latents, these are its images, and `pictures` what is looked at.
@@ -106,7 +106,7 @@ class Bench:
 
 
 @lru_cache(maxsize=2)
-def bench(checkpoint: AnyCheckpoint, dataset: AnyDataset, device: torch.device) -> Bench:
+def subject_of(checkpoint: AnyCheckpoint, dataset: AnyDataset, device: torch.device) -> Subject:
     """Raises UserError for a checkpoint that cannot be used with this data."""
     trained, data = look(checkpoint), dataset.load()
     _check_data(trained, data)
@@ -114,13 +114,13 @@ def bench(checkpoint: AnyCheckpoint, dataset: AnyDataset, device: torch.device) 
     denoiser = trained.load().to(device)
     images = scaled(data.train[some]).to(device)
     labels = None if labels is None else labels[some].to(device)
-    found = Bench(trained, denoiser, images, labels, device, data.vae)
+    subject = Subject(trained, denoiser, images, labels, device, data.vae)
     run, some_labels = evaluate(denoiser), None
-    if found.labels is not None:
-        run, some_labels = by_class(denoiser), found.labels[:2]
+    if subject.labels is not None:
+        run, some_labels = by_class(denoiser), subject.labels[:2]
     with torch.no_grad():
         check_times(run, images[:2], len(trained.alpha_bar), some_labels)
-    return found
+    return subject
 
 
 def _some(images: int) -> slice | Tensor:
