@@ -25,7 +25,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from benchmarks.timetuner import Case, configured, end_to_end, trained
+from benchmarks.timetuner import Case, configured, trained
+from benchmarks.ways_of_tuning import end_to_end
 from stepsearch.diffusion.seeds import generator
 from stepsearch.evaluation.distances import energy_distance
 from stepsearch.pixels import scaled

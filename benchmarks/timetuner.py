@@ -18,36 +18,30 @@ import argparse
 import json
 import multiprocessing
 import time
-import warnings
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import optuna
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from benchmarks.recording import dataset
-from stepsearch.evaluation.distances import energy_distance
+from benchmarks.ways_of_tuning import LEVELS, METHODS
+from stepsearch.diffusion.noise.vp import VPProcess
 from stepsearch.pixels import scaled
+from stepsearch.sampling.guidance import predictor
 from stepsearch.sampling.timetuner import (
     EndToEndConfig,
-    GradientConfig,
     Network,
-    ShiftedTimes,
     SolverConfig,
     draw,
     evaluate,
-    tune,
-    tune_end_to_end,
+    measure_gamma,
     tune_jointly,
 )
-from stepsearch.sampling.timetuner.shifts import in_order
 from trainers.denoising import DenoisingConfig
 from trainers.judging import judge_of
 
@@ -55,9 +49,6 @@ CURVES = Path(__file__).parent / "curves" / "timetuner.csv"
 TRAININGS = 3000
 """Steps of a denoiser's training."""
 HELD_OUT_SEEDS = (7, 8)
-SEARCH_SEED = 3
-TRIALS, IMAGES, MORE = 40, 512, 15
-"""Of the black-box searches; those that follow the gradient in the hybrid."""
 SAMPLERS = {
     "ddim": SolverConfig(clip_sample=True),
     "ddim quadratic": SolverConfig(trajectory="quadratic"),
@@ -67,78 +58,14 @@ SAMPLERS = {
     "dpm_solver_2": SolverConfig(kind="dpm_solver_2", trajectory="log_snr"),
     "dpmpp_2m": SolverConfig(kind="dpmpp_2m"),
     "unipc": SolverConfig(kind="unipc"),
+    "analytic_ddim": SolverConfig(kind="analytic_ddim", clip_sample=True),
+    "analytic_ddpm": SolverConfig(kind="analytic_ddpm", clip_sample=True),
     "ddim unclipped": SolverConfig(),
     **{
         f"{kind} {trajectory}": SolverConfig(kind=kind, trajectory=trajectory)
         for kind in ("ddim", "dpmpp_2m")
         for trajectory in ("log_snr", "ays", "gits", "score_optimal", "dmn")
     },
-}
-LEVELS = "levels and tau"
-"""A method for samplers that run levels of their own: neither the clipping ddim nor ddpm."""
-Tuning = Callable[[Network, Tensor], Tensor]
-
-
-def gradient(network: Network, images: Tensor, **settings: Any) -> Tensor:
-    return tune(network, images, GradientConfig(**settings)).tau
-
-
-def end_to_end(network: Network, images: Tensor, **settings: Any) -> Tensor:
-    return tune_end_to_end(network, images, EndToEndConfig(**settings)).tau
-
-
-def searched(network: Network, images: Tensor, *, sampler: str, trials: int) -> Tensor:
-    """The best of some trials; the untuned times are the first."""
-    return _search(network, images, network.solver.times, sampler, trials)
-
-
-def hybrid(network: Network, images: Tensor) -> Tensor:
-    """CMA-ES from where the gradient arrived."""
-    return _search(network, images, end_to_end(network, images), "cmaes", MORE)
-
-
-def _search(network: Network, images: Tensor, start: Tensor, sampler: str, trials: int) -> Tensor:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    solver = network.solver
-    at = ShiftedTimes(solver.times.tolist(), 0, solver.top)
-    begin, free = at.shifts(start.tolist()), [slot for slot in at.free if slot < solver.nfe - 1]
-    channels, height, width = images.shape[1:]
-    shape, real = (channels, height, width), images.flatten(1)
-
-    def times(params: dict[str, float]) -> Tensor:
-        r = begin.copy()
-        for slot in free:
-            r[slot] += params[f"r{slot}"]
-        return torch.tensor(in_order(at.times(r.tolist())).clip(0, at.top), dtype=torch.float32)
-
-    def distance(trial: optuna.Trial) -> float:
-        tau = times({f"r{slot}": trial.suggest_float(f"r{slot}", -1, 1) for slot in free})
-        drawn = draw(network, tau, IMAGES, shape=shape, seed=SEARCH_SEED)
-        return float(energy_distance(real, drawn.flatten(1)))
-
-    by: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=0, multivariate=True, n_startup_trials=8),
-        "cmaes": lambda: optuna.samplers.CmaEsSampler(
-            seed=0, sigma0=0.3, x0={f"r{slot}": 0.0 for slot in free}
-        ),
-    }
-    with warnings.catch_warnings():  # Optuna deprecates the width of the first steps
-        warnings.simplefilter("ignore", FutureWarning)
-        study = optuna.create_study(sampler=by[sampler]())
-    study.enqueue_trial({f"r{slot}": 0.0 for slot in free})
-    study.optimize(distance, n_trials=trials)
-    return times(study.best_params)
-
-
-METHODS: dict[str, Tuning] = {
-    "untuned": lambda network, images: network.solver.times,
-    "sequential": gradient,
-    "parallel": partial(gradient, strategy="parallel"),
-    "tpe": partial(searched, sampler="tpe", trials=TRIALS),
-    "cmaes": partial(searched, sampler="cmaes", trials=TRIALS),
-    "end_to_end": end_to_end,
-    "end_to_end, last slot too": partial(end_to_end, tune_last=True),
-    "hybrid": hybrid,
 }
 
 
@@ -181,10 +108,15 @@ def measure(case: Case, methods: list[str], folder: Path) -> pd.DataFrame:
     config = configured(case, folder)
     denoiser, data = trained(case, config, folder), config.dataset.load()
     sampler = SAMPLERS[case.sampler].model_copy(update={"num_steps": case.num_steps})
-    noise = config.noise.build().scheduler_config()
+    process = config.noise.build()
+    assert isinstance(process, VPProcess)
 
     def build(sampler: SolverConfig) -> Network:
-        return Network(evaluate(denoiser), sampler.build(noise, "epsilon"))
+        analytic = sampler.kind.startswith("analytic")
+        gamma = _gamma(denoiser, process, sampler, scaled(data.train)) if analytic else None
+        return Network(
+            evaluate(denoiser), sampler.build(process.scheduler_config(), "epsilon", gamma)
+        )
 
     judge = judge_of(config.judge, config.dataset, folder)
     rows = []
@@ -205,6 +137,16 @@ def measure(case: Case, methods: list[str], folder: Path) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.rename(columns=lambda name: name.removesuffix(f"_{case.dataset}"))
+
+
+def _gamma(
+    denoiser: nn.Module, process: VPProcess, sampler: SolverConfig, images: Tensor
+) -> Tensor:
+    """What an analytic sampler knows of the network."""
+    times = sampler.times(process.alpha_bar).astype(int).tolist()
+    noise = torch.randn(images[:512].shape, generator=torch.Generator().manual_seed(0))
+    alpha_bar = torch.tensor(process.alpha_bar)
+    return measure_gamma(predictor(denoiser, None), alpha_bar, times, images[:512], noise)
 
 
 def record(cases: list[Case], methods: list[str], out: Path, processes: int, folder: Path) -> None:

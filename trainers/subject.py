@@ -25,7 +25,6 @@ from stepsearch.sampling.timetuner import (
     evaluate,
     measure_gamma,
 )
-from stepsearch.sampling.timetuner.analytic import eps_and_x0
 from stepsearch.sampling.timetuner.samplers import ANALYTIC
 from trainers.checkpoint import AnyCheckpoint, Trained, look
 
@@ -96,13 +95,9 @@ class Subject:
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
         labels = None if self.labels is None else self.labels[: len(images)]
         predict = predictor(self.denoiser, labels, sampler.guidance)
-
-        def eps(x: Tensor, t: int) -> Tensor:
-            output = predict(x, torch.tensor(float(t), device=x.device))
-            return eps_and_x0(output, x, alpha_bar[t], self.trained.prediction_type)[0]
-
         times = sampler.times(self.trained.alpha_bar).astype(int).tolist()
-        return measure_gamma(eps, alpha_bar, times, images, noise.to(images)).cpu()
+        target = self.trained.prediction_type
+        return measure_gamma(predict, alpha_bar, times, images, noise.to(images), target).cpu()
 
 
 @lru_cache(maxsize=2)

@@ -31,9 +31,9 @@ NOISE = PROCESS.scheduler_config()
 VARIANCE = 0.3
 
 
-def gaussian_eps(x: Tensor, t: int) -> Tensor:
+def gaussian_eps(x: Tensor, t: Tensor | int) -> Tensor:
     """The network of data N(0, 0.3)."""
-    abar = float(PROCESS.alpha_bar[t])
+    abar = float(PROCESS.alpha_bar[int(t)])
     return x * math.sqrt(1 - abar) / (abar * VARIANCE + 1 - abar)
 
 
@@ -68,6 +68,26 @@ def test_analytic_dpm_draws_a_gaussian_with_its_variance_in_any_number_of_steps(
     for slot in range(5):
         state = plain.advance(state, gaussian_eps(state.x, int(plain.times[slot])))
     assert float(state.x.var()) < 0.6 * VARIANCE
+
+
+def test_gamma_is_that_of_the_noise_whatever_the_network_predicts() -> None:
+    def x0(x: Tensor, t: Tensor) -> Tensor:
+        a, s = alpha_and_sigma(t)
+        return (x - s * gaussian_eps(x, t)) / a
+
+    def v(x: Tensor, t: Tensor) -> Tensor:
+        a, s = alpha_and_sigma(t)
+        return a * gaussian_eps(x, t) - s * x0(x, t)
+
+    def alpha_and_sigma(t: Tensor) -> tuple[float, float]:
+        abar = float(PROCESS.alpha_bar[int(t)])
+        return math.sqrt(abar), math.sqrt(1 - abar)
+
+    images, noise = torch.randn(2, 100, 16, generator=torch.Generator().manual_seed(0))
+    given = torch.tensor(PROCESS.alpha_bar), [999, 600, 200, 20], images, noise
+    eps = measure_gamma(gaussian_eps, *given)
+    torch.testing.assert_close(measure_gamma(x0, *given, "sample"), eps)
+    torch.testing.assert_close(measure_gamma(v, *given, "v_prediction"), eps)
 
 
 @pytest.mark.parametrize("kind", ["analytic_ddpm", "analytic_ddim"])

@@ -54,7 +54,7 @@ class AnalyticScheduler:
         """From t to the timestep after it; the last one leaves no noise."""
         index = self.timesteps.tolist().index(t)
         abar = self.alpha_bar[t].double()
-        eps, x0 = eps_and_x0(output, x, abar, self.prediction_type)
+        eps, x0 = _eps_and_x0(output, x, abar, self.prediction_type)
         x0 = x0.clamp(-1, 1) if self.clip_sample else x0
         if index + 1 == len(self.timesteps):
             return SimpleNamespace(prev_sample=x0)
@@ -88,7 +88,7 @@ class AnalyticScheduler:
         return mean, float(noise + (abar_s.sqrt() - direction * (abar / bbar).sqrt()) ** 2 * cov)
 
 
-def eps_and_x0(
+def _eps_and_x0(
     output: Tensor, x: Tensor, abar: Tensor, prediction_type: str
 ) -> tuple[Tensor, Tensor]:
     """The noise and the image that an output stands for, x being what the network saw."""
@@ -109,15 +109,21 @@ def _like(x: Tensor, generator: Noise) -> Tensor:
 
 @torch.no_grad()
 def measure_gamma(
-    eps: Callable[[Tensor, int], Tensor],
+    predict: Callable[[Tensor, Tensor], Tensor],
     alpha_bar: Tensor,
     timesteps: list[int],
     images: Tensor,
     noise: Tensor,
+    prediction_type: str = "epsilon",
 ) -> Tensor:
-    """E||eps(x_t, t)||^2 / d at each timestep, over `images` with `noise`; [K]."""
+    """E||eps(x_t, t)||^2 / d at each timestep, over `images` with `noise`; [K].
+
+    `predict` is the network: x_t [N, C, H, W] and t, a number, to its output.
+    """
     gamma = []
     for t in timesteps:
-        a, s = float(alpha_bar[t].sqrt()), float((1 - alpha_bar[t]).sqrt())
-        gamma.append(eps(a * images + s * noise, t).square().mean())
+        abar = alpha_bar[t]
+        x = float(abar.sqrt()) * images + float((1 - abar).sqrt()) * noise
+        output = predict(x, torch.tensor(float(t), device=x.device))
+        gamma.append(_eps_and_x0(output, x, abar, prediction_type)[0].square().mean())
     return torch.stack(gamma)

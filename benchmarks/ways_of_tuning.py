@@ -1,0 +1,94 @@
+"""Ways of tuning a sampler's times: by the paper's losses, or by the distance to the data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import optuna
+import torch
+from torch import Tensor
+
+from stepsearch.evaluation.distances import energy_distance
+from stepsearch.sampling.timetuner import (
+    EndToEndConfig,
+    GradientConfig,
+    Network,
+    ShiftedTimes,
+    draw,
+    tune,
+    tune_end_to_end,
+)
+from stepsearch.sampling.timetuner.shifts import in_order
+
+SEARCH_SEED = 3
+TRIALS, IMAGES, MORE = 40, 512, 15
+"""Of the black-box searches; those that follow the gradient in the hybrid."""
+LEVELS = "levels and tau"
+"""A method for samplers that run levels of their own: neither the clipping ddim nor ddpm."""
+Tuning = Callable[[Network, Tensor], Tensor]
+
+
+def gradient(network: Network, images: Tensor, **settings: Any) -> Tensor:
+    return tune(network, images, GradientConfig(**settings)).tau
+
+
+def end_to_end(network: Network, images: Tensor, **settings: Any) -> Tensor:
+    return tune_end_to_end(network, images, EndToEndConfig(**settings)).tau
+
+
+def searched(network: Network, images: Tensor, *, sampler: str, trials: int) -> Tensor:
+    """The best of some trials; the untuned times are the first."""
+    return _search(network, images, network.solver.times, sampler, trials)
+
+
+def hybrid(network: Network, images: Tensor) -> Tensor:
+    """CMA-ES from where the gradient arrived."""
+    return _search(network, images, end_to_end(network, images), "cmaes", MORE)
+
+
+def _search(network: Network, images: Tensor, start: Tensor, sampler: str, trials: int) -> Tensor:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    solver = network.solver
+    at = ShiftedTimes(solver.times.tolist(), 0, solver.top)
+    begin, free = at.shifts(start.tolist()), [slot for slot in at.free if slot < solver.nfe - 1]
+    channels, height, width = images.shape[1:]
+    shape, real = (channels, height, width), images.flatten(1)
+
+    def times(params: dict[str, float]) -> Tensor:
+        r = begin.copy()
+        for slot in free:
+            r[slot] += params[f"r{slot}"]
+        return torch.tensor(in_order(at.times(r.tolist())).clip(0, at.top), dtype=torch.float32)
+
+    def distance(trial: optuna.Trial) -> float:
+        tau = times({f"r{slot}": trial.suggest_float(f"r{slot}", -1, 1) for slot in free})
+        drawn = draw(network, tau, IMAGES, shape=shape, seed=SEARCH_SEED)
+        return float(energy_distance(real, drawn.flatten(1)))
+
+    by: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
+        "tpe": lambda: optuna.samplers.TPESampler(seed=0, multivariate=True, n_startup_trials=8),
+        "cmaes": lambda: optuna.samplers.CmaEsSampler(
+            seed=0, sigma0=0.3, x0={f"r{slot}": 0.0 for slot in free}
+        ),
+    }
+    with warnings.catch_warnings():  # Optuna deprecates the width of the first steps
+        warnings.simplefilter("ignore", FutureWarning)
+        study = optuna.create_study(sampler=by[sampler]())
+    study.enqueue_trial({f"r{slot}": 0.0 for slot in free})
+    study.optimize(distance, n_trials=trials)
+    return times(study.best_params)
+
+
+METHODS: dict[str, Tuning] = {
+    "untuned": lambda network, images: network.solver.times,
+    "sequential": gradient,
+    "parallel": partial(gradient, strategy="parallel"),
+    "tpe": partial(searched, sampler="tpe", trials=TRIALS),
+    "cmaes": partial(searched, sampler="cmaes", trials=TRIALS),
+    "end_to_end": end_to_end,
+    "end_to_end, last slot too": partial(end_to_end, tune_last=True),
+    "hybrid": hybrid,
+}
