@@ -2,7 +2,7 @@
 
     python benchmarks/timetuner.py [--seeds 3] [--num-steps 5 10 20] [--samplers ddim heun ...]
         [--methods NAME ...] [--strategy speed] [--dataset mnist] [--processes 2]
-        [--denoisers FOLDER] [--out FILE.csv] [--as-it-is]
+        [--denoisers FOLDER] [--out FILE.csv] [--as-it-is] [--wide]
 
 Trains a denoiser a seed (3000 steps). Sequential and parallel lower the paper's eq. 9 and 11, all
 others one and the same number: the energy distance of 512 drawn images to the data, in pixels;
@@ -80,6 +80,8 @@ class Case(NamedTuple):
 
 
 KEY = [*Case._fields, "method"]
+AT = [name for name in Case._fields if name != "seed"]
+MEANS = ("fd", "pixel_fd", "off_manifold", "cpu_s")
 
 
 def configured(case: Case, folder: Path) -> DenoisingConfig:
@@ -169,29 +171,48 @@ def record(cases: list[Case], methods: list[str], out: Path, processes: int, fol
 
 
 def compare(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Print a row a case and method, with ratios to untuned and their range over the seeds."""
-    at = ["dataset", "strategy", "sampler", "num_steps"]
-    untuned = table[table["method"] == "untuned"].set_index([*at, "seed"])
-    print("| " + " | ".join([*at, "method"]) + " | fd | ratio (range) | pixel_fd | ratio (range) "
-          "| off_manifold | CPU-s |")  # fmt: skip
-    print("|" + " --- |" * 11)
+    """A row a case and method: means over the seeds, and each seed's ratio to untuned."""
+    untuned = table[table["method"] == "untuned"].set_index([*AT, "seed"])
     found = []
-    for key, rows in table.groupby([*at, "method"], sort=False):
+    for key, rows in table.groupby([*AT, "method"], sort=False):
         base = untuned.loc[[(*key[:-1], seed) for seed in rows["seed"]]]
-        cells = list(map(str, key))
-        row: dict[Any, Any] = dict(zip([*at, "method"], key, strict=True))
+        row: dict[Any, Any] = dict(zip([*AT, "method"], key, strict=True))
+        row |= {name: round(float(rows[name].mean()), 4) for name in MEANS}
         for name in ("fd", "pixel_fd"):
             ratios = rows[name].to_numpy() / base[name].to_numpy()
-            mean = float(np.exp(np.log(ratios).mean()))
-            cells += [
-                f"{rows[name].mean():.3f}",
-                f"{mean:.2f} ({ratios.min():.2f}-{ratios.max():.2f})",
-            ]
-            row[name] = [round(float(ratio), 3) for ratio in ratios]
-        cells += [f"{rows['off_manifold'].mean():.3f}", f"{rows['cpu_s'].mean():.0f}"]
-        print("| " + " | ".join(cells) + " |")
-        found.append(row | {"off_manifold": round(float(rows["off_manifold"].mean()), 4)})
+            row[f"{name}_ratios"] = [round(float(ratio), 3) for ratio in ratios]
+        found.append(row)
     return found
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """Print a row a case and method."""
+    print("| " + " | ".join([*AT, "method"]) + " | fd | ratio (range) | pixel_fd | ratio (range) "
+          "| off_manifold | CPU-s |")  # fmt: skip
+    print("|" + " --- |" * 11)
+    for row in found:
+        cells = [str(row[name]) for name in [*AT, "method"]]
+        for name in ("fd", "pixel_fd"):
+            cells += [f"{row[name]:.3f}", _spread(row[f"{name}_ratios"])]
+        cells += [f"{row['off_manifold']:.3f}", f"{row['cpu_s']:.0f}"]
+        print("| " + " | ".join(cells) + " |")
+
+
+def show_wide(found: list[dict[str, Any]]) -> None:
+    """Print a row a case and a column a method: untuned fd, and what is left of it."""
+    methods = list(dict.fromkeys(row["method"] for row in found))
+    print("| " + " | ".join([*AT, *methods]) + " |")
+    print("|" + " --- |" * (len(AT) + len(methods)))
+    for case in dict.fromkeys(tuple(row[name] for name in AT) for row in found):
+        rows = {row["method"]: row for row in found if tuple(row[name] for name in AT) == case}
+        cells = [_spread(rows[name]["fd_ratios"]) if name in rows else "" for name in methods]
+        cells[0] = f"{rows['untuned']['fd']:.3f}"
+        print("| " + " | ".join([*map(str, case), *cells]) + " |")
+
+
+def _spread(ratios: list[float]) -> str:
+    """Their geometric mean and range."""
+    return f"{np.exp(np.log(ratios).mean()):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def main() -> None:
@@ -206,6 +227,7 @@ def main() -> None:
     parser.add_argument("--denoisers", type=Path, metavar="FOLDER", help="where to keep them")
     parser.add_argument("--out", type=Path, default=CURVES, metavar="FILE.csv")
     parser.add_argument("--as-it-is", action="store_true", help="measure nothing more")
+    parser.add_argument("--wide", action="store_true", help="a column a method, fd alone")
     asked = parser.parse_args()
     methods = list(dict.fromkeys(["untuned", *asked.methods]))
     cases = [
@@ -227,7 +249,9 @@ def main() -> None:
         ["dataset", "strategy", "sampler", "num_steps", "method", "seed"],
         key=lambda column: column.map(order) if column.name == "method" else column,
     )
-    print(json.dumps({"benchmark": "timetuner", "rows": compare(table)}))
+    found = compare(table)
+    (show_wide if asked.wide else show)(found)
+    print(json.dumps({"benchmark": "timetuner", "rows": found}))
 
 
 if __name__ == "__main__":
