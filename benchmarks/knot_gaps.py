@@ -84,7 +84,7 @@ def correlations(case: Case, trials: int, folder: Path) -> list[dict[str, object
         return Found(gaps, float(energy_distance(data.flatten(1), drawn[-1].flatten(1))))
 
     chance = np.random.default_rng(case.seed)
-    solution, shape = at.shifts(end_to_end(student, data).tolist()), (trials, len(nominal) - 1)
+    solution, shape = at.shifts(end_to_end(student, data).tau.tolist()), (trials, len(nominal) - 1)
     populations = {
         "anywhere": chance.uniform(*BOX, shape),
         "nearby": solution[:-1] + chance.normal(0, AROUND, shape),

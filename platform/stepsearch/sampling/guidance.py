@@ -43,7 +43,8 @@ def predictor(denoiser: nn.Module, labels: Tensor | None, guidance: float = 1.0)
     both = torch.cat([torch.full_like(labels, null), labels])
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        plain, labelled = denoiser(torch.cat([x, x]), t, class_labels=both).sample.chunk(2)
+        told = t.expand(len(x)).repeat(2)
+        plain, labelled = denoiser(torch.cat([x, x]), told, class_labels=both).sample.chunk(2)
         mixed: Tensor = plain + guidance * (labelled - plain)
         return mixed
 

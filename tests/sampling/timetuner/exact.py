@@ -10,6 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from stepsearch.diffusion.noise import VPConfig
 from stepsearch.sampling.timetuner.solver import State
 
 
@@ -66,11 +67,32 @@ class Continuous:
         return output
 
 
+def beside(t: Tensor, x: Tensor) -> Tensor:
+    """One time, or one for each image, in a shape that multiplies x."""
+    return t.reshape(-1, *[1] * (x.ndim - 1))
+
+
 def gaussian(variance: float) -> Any:
     """The network of data N(0, s^2 I): eps(x, t) = sigma / (alpha^2 s^2 + sigma^2) x."""
 
     def run(x: Tensor, t: Tensor, nominal: Tensor) -> Tensor:
+        t = beside(t, x)
         return x * sigma(t) / (alpha(t) ** 2 * variance + sigma(t) ** 2)
+
+    return run
+
+
+def rippled(by: float) -> Any:
+    """The network of data N(0, 1/16 I) on the T timesteps, as one sees t that sees it in sines."""
+    alpha_bar = torch.tensor(VPConfig().build().alpha_bar)
+    log_sigma = (1 / alpha_bar - 1).log() / 2
+
+    def run(x: Tensor, t: Tensor, nominal: Tensor) -> Tensor:
+        t = beside(t, x)
+        low = t.detach().long().clamp(0, 998)
+        noise = torch.sigmoid(2 * (log_sigma[low] + (t - low) * log_sigma.diff()[low]))
+        eps: Tensor = x * noise.sqrt() / ((1 - noise) / 16 + noise)
+        return eps * (1 + by * torch.sin(t))
 
     return run
 
@@ -80,6 +102,7 @@ DIGITS = torch.tensor(load_digits().data / 8 - 1)
 
 def digits(x: Tensor, t: Tensor, nominal: Tensor) -> Tensor:
     """The optimal network of the digits: eps* = (x / alpha - E[y | x]) alpha / sigma."""
+    t = beside(t, x)
     level = sigma(t) / alpha(t)
     scaled = x / alpha(t)
     score = (scaled @ DIGITS.T - DIGITS.square().sum(1) / 2) / level**2

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.noise import VPConfig
+from tests.sampling.timetuner.exact import beside
 
 PROCESS = VPConfig().build()
 NOISE = PROCESS.scheduler_config()
@@ -30,9 +31,10 @@ class InRange(nn.Module):
 
     def forward(self, x: Tensor, t: Any) -> SimpleNamespace:
         t = torch.as_tensor(t, dtype=torch.float32)
-        low = int(t.clamp(0, 998))
+        low = t.detach().long().clamp(0, 998)
         log_sigma = LOG_SIGMA[low] + (t - low) * (LOG_SIGMA[low + 1] - LOG_SIGMA[low])
-        alpha, sigma = (torch.sigmoid(sign * 2 * log_sigma).sqrt().float() for sign in (-1, 1))
+        scales = (torch.sigmoid(sign * 2 * log_sigma).sqrt().float() for sign in (-1, 1))
+        alpha, sigma = (beside(scale, x) for scale in scales)
         return SimpleNamespace(sample=(x - alpha * torch.tanh(self.x0(x, t).sample)) / sigma)
 
 

@@ -27,7 +27,9 @@ from tests.sampling.timetuner.exact import DIGITS
 PROCESS = VPConfig().build()
 NOISE = PROCESS.scheduler_config()
 IMAGES = DIGITS.float().view(-1, 1, 8, 8)
-SMALL = GradientConfig(batch_size=8, batches=2, held_out=1, iterations=6, check_every=2, lr=0.02)
+SMALL = GradientConfig(
+    batch_size=8, batches=2, held_out=1, iterations=6, check_every=2, lr=0.02, wave=0
+)
 
 
 def test_consistency_sampling_is_diffusers_own_and_its_last_step_has_no_gradient() -> None:
@@ -68,7 +70,9 @@ def few_steps() -> Network:
 
 
 def end_to_end(network: Network, *, tune_last: bool) -> Tuned:
-    config = EndToEndConfig(iterations=8, batch_size=16, real=64, held_out=64, tune_last=tune_last)
+    config = EndToEndConfig(
+        iterations=8, lr=0.1, spread=0, batch_size=16, real=64, held_out=64, tune_last=tune_last
+    )
     return tune_end_to_end(network, IMAGES, config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -21,12 +22,16 @@ from stepsearch.sampling.timetuner import (
     tune_end_to_end,
 )
 from stepsearch.sampling.timetuner.draw import sample
+from stepsearch.sampling.timetuner.end_to_end import distance_of_a_batch, told
+from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 from tests.sampling.timetuner.conftest import SOLVERS
-from tests.sampling.timetuner.exact import DIGITS, Continuous, digits, gaussian
+from tests.sampling.timetuner.exact import DIGITS, Continuous, digits, gaussian, rippled
 
 FIVE = torch.tensor([1, 0.8002, 0.6004, 0.4006, 0.2008, 0.001], dtype=torch.float64)
 TEN = torch.linspace(1, 1e-3, 11, dtype=torch.float64)
-SMALL: dict[str, Any] = {"iterations": 4, "batch_size": 8, "real": 64, "held_out": 64}
+SMALL: dict[str, Any] = {
+    "iterations": 4, "batch_size": 8, "real": 64, "held_out": 64, "spread": 0.1, "wave": 0.0
+}  # fmt: skip
 
 
 def drawn(network: Network, tau: Tensor, n: int, d: int) -> Tensor:
@@ -40,7 +45,7 @@ def test_a_gaussian_gets_its_scale_back() -> None:
     random = torch.Generator().manual_seed(0)
     data = 0.25 * torch.randn((4096, 4), generator=random).double()
     network = Network(gaussian(1 / 16), Continuous(TEN))
-    tuned = tune_end_to_end(network, data, EndToEndConfig(tune_last=True))
+    tuned = tune_end_to_end(network, data, EndToEndConfig(tune_last=True, wave=0))
     before, after = (float(drawn(network, t, 4096, 4).std()) for t in (TEN[:-1], tuned.tau))
     assert before == pytest.approx(0.58 * 0.25, rel=0.02)
     assert after == pytest.approx(0.25, rel=0.03)
@@ -48,10 +53,37 @@ def test_a_gaussian_gets_its_scale_back() -> None:
     assert tuned.distance[1] < 0.05 * tuned.distance[0]
 
 
+def test_the_slope_is_that_of_the_mean_over_a_ripple() -> None:
+    """By differences over whole periods; at one tau it is that of the ripple."""
+    data = 0.25 * torch.randn((2048, 4), generator=torch.Generator().manual_seed(0)).double()
+    solver = SolverConfig(num_steps=4).build(VPConfig().build().scheduler_config(), "epsilon")
+    network, slot, period = Network(rippled(0.02), solver), 2, 2 * math.pi
+    waves, plain = (EndToEndConfig(spread=0, wave=w, batch_size=256) for w in (period, 0))
+    at = ShiftedTimes(solver.times.tolist(), 0, solver.top)
+    room = torch.tensor(at.down).float()
+
+    def distance(tau: Tensor, config: EndToEndConfig) -> Tensor:
+        times = (told(tau, room, at, i, config) for i in range(16))
+        each = [distance_of_a_batch(network, t, data, i, config) for i, t in enumerate(times)]
+        return torch.stack(each).mean()
+
+    def slope(tau: Tensor, config: EndToEndConfig) -> float:
+        tau = tau.clone().requires_grad_()
+        return float(torch.autograd.grad(distance(tau, config), tau)[0][slot])
+
+    one = torch.zeros(4).index_fill(0, torch.tensor(slot), period / 2)
+    for shift in (0.0, 0.3, 0.6):
+        tau = solver.times + shift * one
+        with torch.no_grad():
+            expected = float(distance(tau + one, plain) - distance(tau - one, plain)) / period
+        assert slope(tau, waves) == pytest.approx(expected, rel=0.2)
+        assert abs(slope(tau, plain)) > 4 * abs(expected)
+
+
 def test_digits_come_closer_by_a_distance_that_was_not_lowered() -> None:
     """The optimal denoiser in five steps; means and covariances of the pixels judge."""
     network = Network(digits, Continuous(FIVE))
-    tuned = tune_end_to_end(network, DIGITS, EndToEndConfig(iterations=60))
+    tuned = tune_end_to_end(network, DIGITS, EndToEndConfig(iterations=60, wave=0))
     real = statistics(DIGITS)
     before, after = (
         frechet_distance(*real, *statistics(drawn(network, t, 1024, 64)))
@@ -64,7 +96,7 @@ def test_digits_come_closer_by_a_distance_that_was_not_lowered() -> None:
 
 
 def test_times_that_change_nothing_stay_as_they_are_to_the_last_bit() -> None:
-    deaf = Network(lambda x, t, nominal: x + 0 * t, Continuous(FIVE))
+    deaf = Network(lambda x, t, nominal: x + 0 * t.mean(), Continuous(FIVE))
     tuned = tune_end_to_end(deaf, DIGITS, EndToEndConfig(**SMALL))
     assert torch.equal(tuned.tau, FIVE[:-1])
     assert tuned.iterations == (0,) * 5
@@ -74,7 +106,7 @@ def test_times_that_change_nothing_stay_as_they_are_to_the_last_bit() -> None:
 
 
 def test_what_is_not_finite_leaves_the_times_untuned() -> None:
-    broken = Network(lambda x, t, nominal: x * t * float("nan"), Continuous(FIVE))
+    broken = Network(lambda x, t, nominal: x * t.mean() * float("nan"), Continuous(FIVE))
     tuned = tune_end_to_end(broken, DIGITS, EndToEndConfig(**SMALL))
     assert torch.equal(tuned.tau, FIVE[:-1])
 
@@ -124,6 +156,8 @@ def test_the_last_slot_moves_only_if_asked() -> None:
     [
         ("iterations", 0, "iterations must be at least 1, got 0"),
         ("lr", 0, "lr must be greater than 0, got 0"),
+        ("spread", -1, "spread must be at least 0, got -1"),
+        ("wave", -1, "wave must be at least 0, got -1"),
         ("r", (0.1, 1), "r must be a range with 0, untuned, inside, got (0.1, 1)"),
         ("batch_size", 1, "batch_size must be at least 2, got 1"),
         ("real", 1, "real must be at least 2, got 1"),

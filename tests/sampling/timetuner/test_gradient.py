@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,17 +15,19 @@ from stepsearch.errors import UserError
 from stepsearch.sampling.timetuner import GradientConfig, Network, SolverConfig, evaluate, tune
 from stepsearch.sampling.timetuner.gradient import Tuned
 from tests.sampling.timetuner.conftest import SOLVERS
-from tests.sampling.timetuner.exact import DIGITS, Continuous, digits, sigma
+from tests.sampling.timetuner.exact import DIGITS, Continuous, digits, rippled, sigma
 
 GRID = torch.tensor([1, 0.8002, 0.6004, 0.4006, 0.2008, 0.001], dtype=torch.float64)
-SMALL = {"iterations": 6, "check_every": 3, "batch_size": 4, "batches": 2, "held_out": 1}
+SMALL: dict[str, Any] = {
+    "iterations": 6, "check_every": 3, "batch_size": 4, "batches": 2, "held_out": 1, "wave": 0
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "parallel"])
 def test_digits_are_tuned_to_the_reference_minimum(strategy: Any) -> None:
     """Other images and noise than the reference's: its ratios to some 0.01."""
     network = Network(digits, Continuous(GRID))
-    tuned = tune(network, DIGITS, GradientConfig(strategy=strategy, batches=8, patience=2))
+    tuned = tune(network, DIGITS, GradientConfig(strategy=strategy, batches=8, patience=2, wave=0))
     ratios = tuned.tau / GRID[:-1]
     assert ratios[[0, 1, 4]].tolist() == pytest.approx([1, 1, 1], abs=3e-3)
     assert 0.98 < ratios[2] < 0.995
@@ -45,13 +48,27 @@ def test_a_slot_that_gains_nothing_stays_at_its_time_to_the_last_bit() -> None:
         return noise
 
     config = GradientConfig(
-        batches=1, held_out=1, lr=0.05, check_every=1, patience=2, tune_last=True
+        batches=1, held_out=1, lr=0.05, check_every=1, patience=2, tune_last=True, wave=0
     )
     tuned = tune(Network(point, Continuous(grid)), torch.zeros(8, 4).double(), config)
     assert tuned.iterations == (2, 2, 2)
     assert max(abs(ratio - 1) for ratio in told) > 0.04
     assert torch.equal(tuned.tau, grid[:-1])
     assert tuned.loss == tuned.loss_untuned
+
+
+def test_ripples_do_not_hold_tau_where_it_is() -> None:
+    data = 0.25 * torch.randn((512, 4), generator=torch.Generator().manual_seed(0)).double()
+    solver = SolverConfig(num_steps=4).build(VPConfig().build().scheduler_config(), "epsilon")
+
+    def tau(by: float, wave: float) -> list[float]:
+        config = GradientConfig(wave=wave, patience=20)
+        return tune(Network(rippled(by), solver), data, config).tau.tolist()
+
+    smooth, held, found = tau(0, 0), tau(0.02, 0), tau(0.02, 2 * math.pi)
+    assert smooth[1:3] == pytest.approx([829, 570], abs=2)
+    assert held[1:3] == pytest.approx([749, 499], abs=math.pi)
+    assert found[1:3] == pytest.approx(smooth[1:3], abs=25)
 
 
 def test_the_last_slot_stays_unless_it_is_asked_for() -> None:
@@ -131,6 +148,7 @@ def test_no_images_are_refused() -> None:
         ({"held_out": 0}, "held_out must be at least 1, got 0"),
         ({"check_every": 0}, "check_every must be at least 1, got 0"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"wave": -1}, "wave must be at least 0, got -1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"rate": 1}, "rate is not a known key"),
     ],

@@ -22,7 +22,7 @@ from stepsearch.sampling.timetuner import (
     guided,
     tune,
 )
-from stepsearch.sampling.timetuner.gradient import batch, loss
+from stepsearch.sampling.timetuner.losses import batch, loss
 
 NOISE = VPConfig().build().scheduler_config()
 SHAPE = (1, 8, 8)

@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from stepsearch.sampling.timetuner import Network, SolverConfig
-from stepsearch.sampling.timetuner.gradient import Batch, batch, loss, step
+from stepsearch.sampling.timetuner.losses import Batch, batch, loss, step
 from stepsearch.sampling.timetuner.solver import State
 from tests.sampling.timetuner.exact import (
     DIGITS,

@@ -112,7 +112,14 @@ def settings(saved_pipeline: Path, tmp_path: Path) -> dict[str, Any]:
             "check_every": 2,
             "tune_last": True,
         },
-        "end_to_end": {"iterations": 3, "batch_size": 8, "real": 16, "held_out": 64},
+        "end_to_end": {
+            "iterations": 3,
+            "lr": 0.1,
+            "spread": 0,
+            "batch_size": 8,
+            "real": 16,
+            "held_out": 64,
+        },
     }
 
 

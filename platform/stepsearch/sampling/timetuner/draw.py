@@ -65,7 +65,7 @@ def sample(
     labels: Tensor | None = None,
     recompute: bool = False,
 ) -> Tensor:
-    """Run the solver from x ~ N(0, I), [N, C, H, W]; differentiable in tau.
+    """Run the solver from x ~ N(0, I), [N, C, H, W]; differentiable in tau, [S] or [S, N].
 
     `labels` [N] are the classes, where the network is told them. With `recompute` the way back
     evaluates the network again, which takes less memory.

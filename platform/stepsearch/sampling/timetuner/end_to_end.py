@@ -20,15 +20,24 @@ from stepsearch.evaluation.distances import energy_distance
 from stepsearch.sampling.timetuner.draw import sample
 from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses
 from stepsearch.sampling.timetuner.network import Network
+from stepsearch.sampling.timetuner.ripples import WAVE, around
 from stepsearch.sampling.timetuner.shifts import ShiftedTimes, in_order
+
+_NARROW = 0.7
+"""Of the iterations, after which the told times are a period apart."""
 
 
 class EndToEndConfig(Config):
     """Adam on the shifts r of all slots (see `ShiftedTimes`); its rate falls by half a cosine."""
 
     iterations: int = Field(default=120, ge=1)
-    lr: float = Field(default=0.1, gt=0)
+    lr: float = Field(default=0.05, gt=0)
     """Of r, where 1 is the way to the next slot's time."""
+    spread: float = Field(default=1.0, ge=0)
+    """How far apart the times are at first that the images of a batch are told, in the unit of r.
+    It falls to `wave`, which is the least."""
+    wave: float = Field(default=WAVE, ge=0)
+    """In t, the period of the fastest sine of the denoiser's time embedding; 0 if it has none."""
     r: tuple[float, float] = (-1.0, 1.5)
     """Where the shifts may be."""
     batch_size: int = Field(default=64, ge=2)
@@ -94,10 +103,22 @@ def _shifts(network: Network, at: ShiftedTimes, images: Tensor, config: EndToEnd
     r = torch.zeros(len(t), requires_grad=True)
 
     def distance(index: int) -> Tensor:
-        tau = (t - r * torch.where(r >= 0, down, up)).clamp(at.end, at.top)
+        tau = told(t - r * torch.where(r >= 0, down, up), (down + up) / 2, at, index, config)
         return distance_of_a_batch(network, tau, images, index, config)
 
     return adam([r], distance, lambda: hold(r, free_slots(at, config), config), config)[0]
+
+
+def told(
+    tau: Tensor, room: Tensor, at: ShiftedTimes, index: int, config: EndToEndConfig
+) -> Tensor:
+    """A time for each image of a batch, [S, N], around those of the slots that are tuned; `room`
+    [S] is what a shift of 1 is."""
+    left = max(0.0, 1 - index / (_NARROW * config.iterations))
+    width, free = torch.zeros(len(tau)), free_slots(at, config)
+    width[free] = (config.spread * left * room.detach()[free]).clamp(min=config.wave)
+    chance = generator("end to end, told", config.seed, index)
+    return around(tau, width, config.batch_size, chance).clamp(at.end, at.top)
 
 
 def hold(r: Tensor, free: list[int], config: EndToEndConfig) -> None:
@@ -139,7 +160,8 @@ def adam(
 def distance_of_a_batch(
     network: Network, tau: Tensor, images: Tensor, index: int, config: EndToEndConfig
 ) -> Tensor:
-    """To the data's images; the noise and the images depend on (seed, index) only."""
+    """To the data's images, of N that are told tau [S, N]; what else it takes depends on
+    (seed, index) only."""
     chance = generator("end to end", config.seed, index)
     real = images[torch.randint(len(images), (config.real,), generator=chance).to(images.device)]
     n, first = config.batch_size, index * config.batch_size

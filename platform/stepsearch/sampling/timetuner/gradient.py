@@ -14,7 +14,9 @@ from stepsearch.config import Config
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
+from stepsearch.sampling.timetuner.losses import Batch, batch, loss, step
 from stepsearch.sampling.timetuner.network import Network
+from stepsearch.sampling.timetuner.ripples import WAVE, around
 from stepsearch.sampling.timetuner.solver import State
 
 
@@ -40,6 +42,9 @@ class GradientConfig(Config):
     """Iterations between two looks at the held-out loss."""
     patience: int = Field(default=3, ge=1)
     """Looks without a new lowest loss after which a slot is done."""
+    wave: float = Field(default=WAVE, ge=0)
+    """In t, over which the images of a batch are told times around tau: the period of the fastest
+    sine of the denoiser's time embedding. 0, all are told tau, is the paper's method."""
     seed: int = Field(default=0, ge=0)
 
 
@@ -59,15 +64,6 @@ class Tuned:
     """[S], Adam's steps; 0 for a slot that is not tuned."""
     distance: tuple[float, float] | None = None
     """Where it was lowered, the energy distance of images to the data's, untuned and tuned."""
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Images before one evaluation, and the noise that the network sees in them when told t."""
-
-    state: State
-    target: Tensor
-    index: int
 
 
 def tune(
@@ -171,67 +167,56 @@ def tune_slot(network: Network, slot: int, images: Tensor, config: GradientConfi
     return _tune(network, slot, batches, config)
 
 
-@torch.no_grad()
-def batch(network: Network, state: State, slot: int, index: int) -> Batch:
-    """A batch with its target, eps at the state and its nominal time."""
-    return Batch(state, network.eps(slot, network.solver.look(state), state.labels), index)
-
-
-@torch.no_grad()
-def step(network: Network, batch: Batch, tau: Tensor) -> State:
-    """The state after the network was told tau."""
-    return _advance(network, batch, tau)
-
-
-def _advance(network: Network, batch: Batch, tau: Tensor) -> State:
-    """The noise of random steps is the same whenever it is asked for (common random numbers)."""
-    state = batch.state
-    seen, tau = network.solver.look(state), tau.to(state.x.device)
-    output = network.output(state.slot, seen, tau, state.labels)
-    chance = generator("timetuner step", batch.index, state.slot)
-    return network.solver.advance(state, output, chance)
-
-
-def loss(network: Network, batch: Batch, tau: Tensor) -> Tensor:
-    """Eq. 9, or 11 for a batch of noised images: how much the noise that the network sees
-    changes over a step in which it was told tau. Summed over an image, averaged over the batch."""
-    after = _advance(network, batch, tau)
-    eps = network.eps(after.slot, network.solver.look(after), after.labels)
-    return (eps - batch.target).square().flatten(1).sum(1).mean()
-
-
 def _tune(network: Network, slot: int, batches: list[Batch], config: GradientConfig) -> Found:
     """Adam on the ratio of tau to t."""
     solver = network.solver
     training, held_out = batches[: -config.held_out], batches[-config.held_out :]
 
+    def at(batch: Batch, rho: Tensor) -> Tensor:
+        return loss(network, batch, _told(network, slot, rho, batch, config))
+
+    @torch.no_grad()
     def judge(rho: Tensor) -> float:
-        with torch.no_grad():
-            tau = solver.told(slot, rho)
-            return sum(float(loss(network, b, tau)) for b in held_out) / len(held_out)
+        return sum(float(at(batch, rho)) for batch in held_out) / len(held_out)
+
+    @torch.no_grad()
+    def exactly(tau: Tensor) -> float:
+        return sum(float(loss(network, batch, tau)) for batch in held_out) / len(held_out)
 
     rho = torch.ones(())
-    untuned = judge(rho)
+    nominal = solver.told(slot, rho)
+    untuned = exactly(nominal)
     if slot == solver.nfe - 1 and not config.tune_last:
-        return solver.told(slot, rho), untuned, untuned, 0
-    rho, lowest, taken = _adam(
-        lambda i, r: loss(network, training[i % len(training)], solver.told(slot, r)),
-        judge,
-        untuned,
-        config,
-    )
-    return solver.told(slot, rho), lowest, untuned, taken
+        return nominal, untuned, untuned, 0
+    rho, taken = _adam(lambda i, r: at(training[i % len(training)], r), judge, config)
+    tau = solver.told(slot, rho)
+    found = exactly(tau)
+    return (tau, found, untuned, taken) if found < untuned else (nominal, untuned, untuned, taken)
+
+
+def _told(
+    network: Network, slot: int, rho: Tensor, batch: Batch, config: GradientConfig
+) -> Tensor:
+    """A time for each image of a batch, around that of the ratio."""
+    solver = network.solver
+    tau = solver.told(slot, rho)
+    if not config.wave:
+        return tau
+    chance = generator("timetuner, told", config.seed, batch.index, slot)
+    width = torch.tensor([config.wave])
+    told = around(tau[None], width, config.batch_size, chance)[0]
+    return told.clamp(float(solver.end), solver.top)
 
 
 def _adam(
     objective: Callable[[int, Tensor], Tensor],
     judge: Callable[[Tensor], float],
-    untuned: float,
     config: GradientConfig,
-) -> tuple[Tensor, float, int]:
-    """The ratio with the lowest held-out loss, which is 1 if no other was lower; its loss."""
+) -> tuple[Tensor, int]:
+    """The ratio with the lowest held-out loss, which is 1 if no other was lower."""
     rho = torch.ones((), requires_grad=True)
-    best, lowest, since, taken = rho.detach().clone(), untuned, 0, 0
+    best = rho.detach().clone()
+    lowest, since, taken = judge(best), 0, 0
     optimizer = torch.optim.Adam([rho], lr=config.lr)
     for i in range(config.iterations):
         (rho.grad,) = torch.autograd.grad(objective(i, rho), rho)
@@ -246,4 +231,4 @@ def _adam(
             since += 1
             if since == config.patience:
                 break
-    return best, lowest, taken
+    return best, taken

@@ -21,6 +21,7 @@ from stepsearch.sampling.timetuner.end_to_end import (
     free_slots,
     held_out,
     hold,
+    told,
 )
 from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses
 from stepsearch.sampling.timetuner.network import Network
@@ -118,7 +119,8 @@ class _Start:
 
         def distance(index: int) -> Tensor:
             t, down, up = self.moved(gaps)
-            tau = (t - r * torch.where(r >= 0, down, up)).clamp(self.at.end, self.at.top)
+            tau = t - r * torch.where(r >= 0, down, up)
+            tau = told(tau, (down + up) / 2, self.at, index, config)
             network = self.network.under(self.network.solver.moved(t))
             return distance_of_a_batch(network, tau, images, index, config)
 

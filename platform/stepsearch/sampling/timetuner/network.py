@@ -21,8 +21,8 @@ conversion of its output to eps as well, as the released code does; the same for
 
 Evaluate = Callable[..., Tensor]
 """A network: (x [N, C, H, W], the time it is told, its nominal time) -> its output, shaped like x.
-Both times are float32 scalars; the nominal one chooses a decoder where there is one a stage. One
-with classes is told those of x, too, int64 [N]."""
+Times are float32 scalars, or [N] for the told one; the nominal one chooses a decoder where there
+is one a stage. One with classes is told those of x, too, int64 [N]."""
 
 
 def evaluate(denoiser: nn.Module, **condition: Any) -> Evaluate:
@@ -51,7 +51,8 @@ def guided(
     twice = evaluate(denoiser, **both)
 
     def run(x: Tensor, told: Tensor, nominal: Tensor) -> Tensor:
-        plain, conditioned = twice(torch.cat([x, x]), told, nominal).chunk(2)
+        both_told = told.expand(len(x)).repeat(2)
+        plain, conditioned = twice(torch.cat([x, x]), both_told, nominal).chunk(2)
         mixed: Tensor = plain + scale * (conditioned - plain)
         return mixed
 
@@ -111,7 +112,7 @@ class Network:
         output = self._run(x, tau, self._nominal(slot, x), *_given(labels))
         if self.scope == "embedding":
             return output
-        told = self.solver.scales_at(tau)
+        told = self.solver.scales_at(tau.view(-1, *[1] * (x.ndim - 1)))
         stated: Tensor = restate(
             output, x, self.solver.prediction_type, told, self.solver.scales[slot]
         )
