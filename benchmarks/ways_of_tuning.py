@@ -122,4 +122,5 @@ METHODS: dict[str, Tuning] = {
     "end_to_end": end_to_end,
     "hybrid": hybrid,
     "end_to_end, last slot too": partial(end_to_end, tune_last=True),
+    "end_to_end, one tau": partial(end_to_end, lr=0.1, spread=0, wave=0),
 }

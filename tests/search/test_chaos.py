@@ -49,7 +49,11 @@ def wait_for_more(config: SearchConfig, driver: subprocess.Popen[str], before: i
     return before
 
 
-def test_twenty_random_kills_change_nothing(small: Small, drive: Drive, ray_cluster: None) -> None:
+def test_twenty_random_kills_change_nothing(
+    small: Small, drive: Drive, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its driver waits a minute for a head that is gone; none comes back here.
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     config = small(**SEARCH)
     chance, killed, reports = random.Random(0), [], 0
     driver = drive(config, "run", "FILE")
