@@ -19,7 +19,7 @@ from stepsearch.tracking import Tracker, TrackingConfig, count_waiting, held_tri
 from stepsearch.tracking.backlog import Backlog, Unsent
 from stepsearch.tracking.client import connect
 from stepsearch.tracking.records import End, Metrics, Record, Run, Start, Text
-from stepsearch.tracking.writer import Writer
+from stepsearch.tracking.writer import AWAY, Writer
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -304,6 +304,37 @@ def test_closing_waits_longer_than_its_timeout_as_long_as_records_arrive(spool: 
         writer.put(Text(Run("slow", number), "", "config.yaml"))
     assert writer.close(timeout=1) == Unsent()
     assert len(arrived) == 10
+
+
+def test_closing_asks_a_store_that_came_back_while_the_writer_paused(spool: Path) -> None:
+    attempts, away, sent = 0, True, []
+
+    def send(batch: list[Record]) -> None:
+        nonlocal attempts
+        attempts += 1
+        if away:
+            raise ConnectionRefusedError(111, "Connection refused")
+        time.sleep(AWAY + 1)  # it has just started and has much to do
+        sent.extend(batch)
+
+    writer = Writer(send, spool)
+    writer.put(metrics(RUN, 1))
+    while attempts < 6:  # the next pause is the longest one
+        time.sleep(0.01)
+    away = False
+    assert writer.close(timeout=60) == Unsent()
+    assert sent == [metrics(RUN, 1)]
+
+
+def test_closing_does_not_wait_for_a_store_that_stays_away(spool: Path) -> None:
+    def send(batch: list[Record]) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    writer = Writer(send, spool)
+    writer.put(metrics(RUN, 1))
+    began = time.monotonic()
+    assert writer.close(timeout=600) == Unsent(waiting=1)
+    assert time.monotonic() - began < 60
 
 
 def test_a_broken_file_store_does_not_hold_up_metrics(spool: Path) -> None:

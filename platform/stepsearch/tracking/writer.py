@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ log = logging.getLogger("stepsearch.tracking")
 FIRST_PAUSE = 0.2  # seconds after the first failure in a row; doubles up to LONGEST_PAUSE
 LONGEST_PAUSE = 5.0
 ENOUGH = 8  # doubtful answers in a row are a final one; they take some 16 seconds
-AWAY = 5.0  # seconds for which `close` waits for a store that did not answer the last time
+AWAY = 5.0  # seconds for which `close` asks a store that does not answer
 
 
 class Writer:
@@ -33,6 +34,8 @@ class Writer:
         self._doubts: Counter[Run] = Counter()
         self._refused = 0
         self._complained: set[Run] = set()
+        self._away = False
+        self._closing = threading.Event()
         self._given_up = threading.Event()
         # A daemon: a server that hangs must not keep the process alive after `close`.
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -50,16 +53,23 @@ class Writer:
         """Deliver what waits; what did not make it.
 
         Gives up when none was delivered for `timeout` s: a search of a thousand short trials may
-        be far ahead of MLflow when it ends.
+        be far ahead of MLflow when it ends. A store that was away is asked once more, at once: it
+        may have come back while the writer paused.
         """
         self._backlog.close()
-        before = len(self._backlog) + 1
-        while self._thread.is_alive() and (now := len(self._backlog)) < before:
-            before = now
-            self._thread.join(min(timeout, AWAY) if self._failures else timeout)
+        self._away = False
+        self._closing.set()
+        waiting, since = len(self._backlog), time.monotonic()
+        while self._thread.is_alive() and time.monotonic() - since < self._patience(timeout):
+            self._thread.join(FIRST_PAUSE)
+            if (now := len(self._backlog)) < waiting:
+                waiting, since, self._away = now, time.monotonic(), False
         self._given_up.set()
         left = self._backlog.abandon()
         return Unsent(left.waiting, left.lost + self._refused)
+
+    def _patience(self, timeout: float) -> float:
+        return min(timeout, AWAY) if self._away else timeout
 
     def _work(self) -> None:
         while not self._given_up.is_set() and (batch := self._backlog.take()):
@@ -95,8 +105,17 @@ class Writer:
             log.warning("%s does not answer (%s); its records wait", store, reason(error))
         self._backlog.postpone(batch)
         self._backlog.sync()
-        self._given_up.wait(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures[store], 10)))
+        self._away = not is_doubtful(error)
+        self._pause(self._failures[store])
         self._failures[store] += 1
+
+    def _pause(self, failures: int) -> None:
+        """After `failures` others in a row; `close` ends it and asks more often."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures, 10))
+        if not self._closing.is_set():
+            self._closing.wait(pause)
+        else:
+            self._given_up.wait(FIRST_PAUSE if self._away else pause)
 
     def _recovered(self, batch: list[Record]) -> None:
         self._doubts.pop(batch[0].run, None)
