@@ -26,12 +26,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmarks.timetuner import Case, configured, trained
-from benchmarks.ways_of_tuning import end_to_end
+from benchmarks.ways_of_tuning import end_to_end, in_order
 from stepsearch.diffusion.seeds import generator
 from stepsearch.evaluation.distances import energy_distance
 from stepsearch.pixels import scaled
 from stepsearch.sampling.timetuner import Network, ShiftedTimes, SolverConfig, evaluate
-from stepsearch.sampling.timetuner.shifts import in_order
 
 IMAGES, FINER = 512, 10
 """Of a trial; the teacher's steps for one of the sampler's."""
@@ -75,8 +74,7 @@ def correlations(case: Case, trials: int, folder: Path) -> list[dict[str, object
     at = ShiftedTimes(nominal.tolist(), 0, student.solver.top)
 
     def outcome(r: np.ndarray) -> Found:
-        tau = torch.tensor(in_order(at.times(r.tolist())).clip(0, at.top), dtype=torch.float32)
-        drawn = states(student, tau, x)
+        drawn = states(student, in_order(at, r), x)
         gaps = [
             float((own - its).flatten(1).norm(dim=1).mean())
             for own, its in zip(drawn, wanted, strict=True)

@@ -147,9 +147,11 @@ def _gamma(
 ) -> Tensor:
     """What an analytic sampler knows of the network."""
     times = sampler.times(process.alpha_bar).astype(int).tolist()
-    noise = torch.randn(images[:512].shape, generator=torch.Generator().manual_seed(0))
+    chance = torch.Generator().manual_seed(0)
+    some = images[torch.randperm(len(images), generator=chance)[:512]]
+    noise = torch.randn(some.shape, generator=chance)
     alpha_bar = torch.tensor(process.alpha_bar)
-    return measure_gamma(predictor(denoiser, None), alpha_bar, times, images[:512], noise)
+    return measure_gamma(predictor(denoiser, None), alpha_bar, times, some, noise)
 
 
 def record(cases: list[Case], methods: list[str], out: Path, processes: int, folder: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import optuna
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from stepsearch.sampling.timetuner import (
     tune,
     tune_end_to_end,
 )
-from stepsearch.sampling.timetuner.shifts import in_order
+from stepsearch.strategies import FloatArray
 
 SEARCH_SEED = 3
 TRIALS, IMAGES, MORE = 40, 512, 15
@@ -91,7 +92,7 @@ def _search(network: Network, images: Tensor, start: Tensor, sampler: str, trial
         r = begin.copy()
         for slot in free:
             r[slot] += params[f"r{slot}"]
-        return torch.tensor(in_order(at.times(r.tolist())).clip(0, at.top), dtype=torch.float32)
+        return in_order(at, r)
 
     def distance(trial: optuna.Trial) -> float:
         tau = times({f"r{slot}": trial.suggest_float(f"r{slot}", -1, 1) for slot in free})
@@ -110,6 +111,16 @@ def _search(network: Network, images: Tensor, start: Tensor, sampler: str, trial
     study.enqueue_trial({f"r{slot}": 0.0 for slot in free})
     study.optimize(distance, n_trials=trials)
     return times(study.best_params)
+
+
+def in_order(at: ShiftedTimes, r: FloatArray) -> Tensor:
+    """tau of the shifts: none above one of a noisier level, as in the narrower box of a search."""
+    tau, lowest = at.times(r.tolist()).clip(0, at.top), at.top
+    for point in np.unique(at.index)[::-1]:
+        here = at.index == point
+        tau[here] = tau[here].clip(max=lowest)
+        lowest = tau[here].min()
+    return torch.tensor(tau, dtype=torch.float32)
 
 
 METHODS: dict[str, Tuning] = {

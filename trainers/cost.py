@@ -73,19 +73,26 @@ def measure(
 
 
 def measure_drawing(
-    draw: Callable[[int], object], judge: JudgeConfig | None, data: Dataset, *, gpu: bool
+    draw: Callable[[int], object],
+    beside: Callable[[], object],
+    judge: JudgeConfig | None,
+    data: Dataset,
+    *,
+    gpu: bool,
 ) -> Cost:
-    """Time a trial that trains nothing, whose steps draw images; without a judge, no scores."""
+    """Time a trial that trains nothing, whose steps draw images, and what it does `beside`;
+    without a judge, no scores."""
     torch.set_num_threads(1)
     clock, batch_size = time.perf_counter if gpu else time.process_time, 32
     draw(1)  # the first one allocates
     step_s = _seconds_a_unit(lambda steps: draw(steps * batch_size), clock)
+    beside_s = _seconds_a_unit(lambda _: beside(), clock, most=1)
     if judge is None:
-        return Cost(batch_size, step_s, 0.0, 0.0, 0)
+        return Cost(batch_size, step_s, beside_s, 0.0, 0)
     device = torch.device("cuda" if gpu else "cpu")
     with TemporaryDirectory() as scratch:
-        scoring = _scoring(judge, data, Path(scratch), clock, device)
-    return Cost(batch_size, step_s, scoring, _preparing(judge, data, clock, device), 0)
+        evaluation_s = beside_s + _scoring(judge, data, Path(scratch), clock, device)
+    return Cost(batch_size, step_s, evaluation_s, _preparing(judge, data, clock, device), 0)
 
 
 def _seconds_a_unit(work: Callable[[int], object], clock: Clock, most: int = 2**20) -> float:

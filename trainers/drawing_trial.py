@@ -14,7 +14,7 @@ from stepsearch.pictures import beside, sample_grid
 from stepsearch.sampling.timetuner import Network, draw, losses
 from stepsearch.search.trial import Report, Trial
 from trainers.subject import Subject, subject_of
-from trainers.tuned_scores import PICTURED, compared, scores, untuned
+from trainers.tuned_scores import PICTURED, compared, scores, untuned, untuned_losses
 from trainers.tuning import times_of
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     begun = time.process_time()
     tau = times_of(config, network, workers, trial.cache)
     tuning_cpu_s = time.process_time() - begun
+    begun = time.process_time()
     if workers.rank == 0:
-        _keep_times(trial, network, tau, at.images)
+        _keep_times(trial, network, tau, at)
     drawn = torch.empty(0, *at.trained.shape)
     for milestone in trial.milestones:
-        begun = time.process_time()
         while (n := len(drawn)) < milestone:
             size = min(_CHUNK, milestone - n)
             where: dict[str, Any] = {"shape": at.trained.shape, "seed": trial.seed, "first": n}
@@ -60,6 +60,7 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
         }
         if not report(metrics):
             return
+        begun = time.process_time()
 
 
 def _judge(trial: Trial, at: Subject, network: Network, drawn: Tensor) -> dict[str, float]:
@@ -74,11 +75,12 @@ def _judge(trial: Trial, at: Subject, network: Network, drawn: Tensor) -> dict[s
     return {"nfe": float(nfe)} | found | ratios
 
 
-def _keep_times(trial: Trial, network: Network, tau: Tensor, images: Tensor) -> None:
+def _keep_times(trial: Trial, network: Network, tau: Tensor, at: Subject) -> None:
     """tau and the untuned times, each with eq. 9's losses of the slots."""
-    config, times = trial.config.gradient, network.solver.times
-    before = losses(network, times, images, config)
-    after = before if torch.equal(tau, times) else losses(network, tau, images, config)
+    config, times = trial.config, network.solver.times
+    before = after = untuned_losses(config.untuned, str(at.device))
+    if not torch.equal(tau, times):
+        after = tuple(losses(network, tau, at.images, config.gradient))
     content = {"t": times.tolist(), "tau": tau.tolist(), "loss_untuned": before, "loss": after}
     trial.folder.mkdir(parents=True, exist_ok=True)
     (trial.folder / TIMES).write_text(json.dumps(content))

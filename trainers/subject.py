@@ -91,9 +91,11 @@ class Subject:
 
     def _measured(self, sampler: SolverConfig) -> Tensor:
         alpha_bar = torch.tensor(self.trained.alpha_bar)
-        images = self.images[:_GAMMA_IMAGES]
-        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-        labels = None if self.labels is None else self.labels[: len(images)]
+        chance = torch.Generator().manual_seed(0)
+        some = torch.randperm(len(self.images), generator=chance)[:_GAMMA_IMAGES]
+        some = some.to(self.device)
+        images, labels = self.images[some], None if self.labels is None else self.labels[some]
+        noise = torch.randn(images.shape, generator=chance)
         predict = predictor(self.denoiser, labels, sampler.guidance)
         times = sampler.times(self.trained.alpha_bar).astype(int).tolist()
         target = self.trained.prediction_type

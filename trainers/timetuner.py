@@ -15,7 +15,13 @@ from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.errors import UserError
 from stepsearch.evaluation.features.base import ScoreNames
 from stepsearch.evaluation.judge_config import JudgeConfig
-from stepsearch.sampling.timetuner import EndToEndConfig, GradientConfig, SolverConfig, draw
+from stepsearch.sampling.timetuner import (
+    EndToEndConfig,
+    GradientConfig,
+    SolverConfig,
+    draw,
+    losses,
+)
 from stepsearch.sampling.timetuner.network import TauScope
 from stepsearch.sampling.timetuner.shifts import GRADIENTS, ShiftedTimes
 from stepsearch.search.trial import Cost, Run, TrainerFacts
@@ -184,7 +190,10 @@ class TimeTunerConfig(Config):
             drawn = draw(network, times, n, shape=shape, seed=0, device=at.device)
             return at.pictures(drawn) if judge else drawn
 
-        return measure_drawing(some, judge, self.dataset.pictures_of(), gpu=gpu)
+        def beside() -> object:
+            return losses(network, times, at.images, self.gradient)
+
+        return measure_drawing(some, beside, judge, self.dataset.pictures_of(), gpu=gpu)
 
     def chart(self, width: int) -> str:
         """t and tau, of the gradient's only how much of them."""

@@ -15,7 +15,7 @@ from stepsearch.errors import Diverged
 from stepsearch.evaluation.distances import energy_distance
 from stepsearch.evaluation.judge import pixel_features
 from stepsearch.pixels import scaled
-from stepsearch.sampling.timetuner import Network, SolverConfig, draw
+from stepsearch.sampling.timetuner import Network, SolverConfig, draw, losses
 from trainers.checkpoint import AnyCheckpoint
 from trainers.judging import judge_of
 from trainers.subject import Subject, subject_of
@@ -67,6 +67,14 @@ def untuned(config: TimeTunerConfig, seed: int, n: int, device: str, cache: Path
     images = _draw(at, network, seed, n)
     pictures = at.pictures(images[:PICTURED]).clone()
     return Untuned(scores(config, images, seed, device, cache), pictures)
+
+
+@lru_cache(maxsize=64)
+def untuned_losses(config: TimeTunerConfig, device: str) -> tuple[float, ...]:
+    """Eq. 9's of each slot with the untuned times, once a process; asked for as `untuned` is."""
+    at = subject_of(config.checkpoint, config.dataset, torch.device(device))
+    network = at.network(config.sampler, config.tau_scope)
+    return tuple(losses(network, network.solver.times, at.images, config.gradient))
 
 
 @lru_cache(maxsize=4)

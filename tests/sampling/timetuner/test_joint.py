@@ -114,7 +114,6 @@ def test_a_gaussian_comes_closer_and_the_ends_stay() -> None:
     assert (levels[0], levels[-1]) == (old[0], old[-1])
     assert all(new != was for new, was in zip(levels[1:-1], old[1:-1], strict=True))
     assert torch.equal(moved.tuned.untuned, solver.times)
-    assert (moved.tuned.tau.diff() <= 0).all()
     assert not torch.equal(moved.tuned.tau, solver.times)
 
     def spread(images: Tensor, seed: int) -> float:
@@ -130,17 +129,17 @@ def test_a_gaussian_comes_closer_and_the_ends_stay() -> None:
 
 
 @pytest.mark.parametrize("kind", MOVABLE)
-def test_every_sampler_with_levels_is_tuned_and_keeps_their_order(kind: Any) -> None:
+def test_every_sampler_with_levels_comes_closer_and_keeps_their_order(kind: Any) -> None:
     sampler = SolverConfig(kind=kind, num_steps=4, trajectory=MOVABLE[kind])
-    config = EndToEndConfig(**SMALL | {"iterations": 3})
+    config = EndToEndConfig(**SMALL, lr=0.1, wave=0)
     moved = tune_jointly(under(gaussian), sampler, data(), config)
     solver = moved.network.solver
     assert solver.num_steps == 4
     assert np.all(np.diff(solver.levels) < 0)
     assert len(moved.tuned.tau) == len(moved.tuned.untuned) == solver.nfe
     assert ((moved.tuned.tau >= 0) & (moved.tuned.tau <= 999)).all()
-    assert moved.tuned.distance is not None
-    assert moved.tuned.distance[1] <= moved.tuned.distance[0]
+    before, after = moved.tuned.distance or (0, 0)
+    assert after < 0.1 * before
 
 
 def test_what_is_not_finite_leaves_the_sampler_as_it_was() -> None:

@@ -71,7 +71,7 @@ def test_the_gradient_of_tau_is_that_of_differences() -> None:
     """Through the time embedding of one evaluation and the input of the next one."""
     solver = SolverConfig(num_steps=4).build(NOISE, "epsilon")
     network = Network(evaluate(unet().double()), solver)
-    before = batch(network, solver.start(x_T().double()), 0, 0)
+    before = batch(network, solver.start(x_T().double()), 0, (0,))
     tau = torch.tensor(900.0, requires_grad=True)
     (slope,) = torch.autograd.grad(loss(network, before, tau), tau)
     with torch.no_grad():

@@ -36,12 +36,12 @@ def factor(network: Network, tau: Tensor) -> float:
     """What sampling multiplies x_T with, for a network that is linear in x."""
     state = network.solver.start(ONE)
     for slot in range(network.solver.nfe):
-        state = step(network, batch(network, state, slot, 0), tau[slot])
+        state = step(network, batch(network, state, slot, (0,)), tau[slot])
     return float(state.x)
 
 
 def noised(network: Network, slot: int, x0: Tensor, noise: Tensor) -> Batch:
-    return batch(network, network.solver.noised(slot, x0, noise), slot, 0)
+    return batch(network, network.solver.noised(slot, x0, noise), slot, (0,))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_times_of_the_exact_solution_lie_in_the_middle_of_the_steps() -> Non
     assert factor(network, torch.tensor(MIDPOINTS)) == pytest.approx(1.0, abs=2e-4)
     ones = variance(TEN, 1.0)
     for slot, tau in enumerate(MIDPOINTS):
-        before = batch(network, State(ONE, slot, None), slot, 0)
+        before = batch(network, State(ONE, slot, None), slot, (0,))
         exact = float((ones[slot + 1] / ones[slot]).sqrt())
 
         def off(t: Tensor, at: Batch = before, wanted: float = exact) -> float:
@@ -183,7 +183,7 @@ def in_turn(network: Network, choose: object) -> tuple[list[float], list[float]]
     state = network.solver.start(a * DIGITS[:16] + s * waves(16))
     losses, times = [], []
     for slot in range(5):
-        before = batch(network, state, slot, 0)
+        before = batch(network, state, slot, (0,))
         tau = choose(slot, before)  # type: ignore[operator]
         losses.append(float(loss(network, before, tau)))
         times.append(float(tau))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stepsearch.errors import UserError
-from stepsearch.sampling.timetuner.shifts import ShiftedTimes, in_order
+from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 
 TRAILING = [999.0, 749.0, 499.0, 249.0]
 HEUN = [999.0, 749.0, 749.0, 499.0, 499.0]
@@ -48,11 +48,6 @@ def test_shifts_are_found_again_from_times(times: list[float]) -> None:
     r = np.linspace(-0.9, 0.9, len(times))
     np.testing.assert_allclose(shifted.shifts(shifted.times(r)), r)
     assert ShiftedTimes([900.0, 0.0], 0, 999).shifts([900, 0]).tolist() == [0, 0]
-
-
-def test_times_that_cross_are_put_in_order() -> None:
-    assert in_order(np.array([9.0, 5.0, 6.0, 1.0])).tolist() == [9, 5, 5, 1]
-    assert in_order(np.array(TRAILING)).tolist() == TRAILING
 
 
 def test_another_number_of_shifts_is_refused() -> None:

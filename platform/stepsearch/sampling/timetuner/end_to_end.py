@@ -21,7 +21,7 @@ from stepsearch.sampling.timetuner.draw import sample
 from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses
 from stepsearch.sampling.timetuner.network import Network
 from stepsearch.sampling.timetuner.ripples import WAVE, around
-from stepsearch.sampling.timetuner.shifts import ShiftedTimes, in_order
+from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 
 _NARROW = 0.7
 """Of the iterations, after which the told times are a period apart."""
@@ -68,15 +68,15 @@ def tune_end_to_end(network: Network, images: Tensor, config: EndToEndConfig) ->
 
     Lowers the energy distance, in pixels, between images that are drawn and the given ones, or in
     latents where the network draws those: no decoder has a part in the gradient. The
-    result is the mean of the second half of the iterations, in the order of t; or the untuned
-    times, if it is no closer on held-out noise. The losses of the result are those of eq. 9, which
-    are not lowered here. Raises UserError for fewer than two images.
+    result is the mean of the second half of the iterations, or the untuned times, if it is no
+    closer on held-out noise. The losses of the result are those of eq. 9, which are not lowered
+    here. Raises UserError for fewer than two images.
     """
     check_images(images)
     nominal = network.solver.times
     at = ShiftedTimes(nominal.tolist(), float(network.solver.end), network.solver.top)
     r = _shifts(network, at, images, config)
-    tau = torch.tensor(in_order(at.times(r.tolist())).clip(at.end, at.top), dtype=torch.float32)
+    tau = torch.tensor(at.times(r.tolist()).clip(at.end, at.top), dtype=torch.float32)
     untuned, found = (held_out(network, times, images, config) for times in (nominal, tau))
     iterations = config.iterations
     if not found < untuned:

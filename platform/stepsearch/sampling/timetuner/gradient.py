@@ -14,7 +14,7 @@ from stepsearch.config import Config
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.errors import UserError
-from stepsearch.sampling.timetuner.losses import Batch, batch, loss, step
+from stepsearch.sampling.timetuner.losses import Batch, batch, change, loss, step
 from stepsearch.sampling.timetuner.network import Network
 from stepsearch.sampling.timetuner.ripples import WAVE, around
 from stepsearch.sampling.timetuner.solver import State
@@ -110,7 +110,7 @@ def _in_turn(network: Network, images: Tensor, config: GradientConfig) -> list[F
     found: list[Found] = []
     states = _noisiest(network, images, config)
     for slot in range(solver.nfe):
-        batches = [batch(network, state, slot, i) for i, state in enumerate(states)]
+        batches = [batch(network, s, slot, (config.seed, i)) for i, s in enumerate(states)]
         found.append(_tune(network, slot, batches, config))
         states = [step(network, b, found[-1][0]) for b in batches]
     return found
@@ -129,13 +129,13 @@ def _noisiest(network: Network, images: Tensor, config: GradientConfig) -> list[
 def losses(network: Network, tau: Tensor, images: Tensor, config: GradientConfig) -> list[float]:
     """Eq. 9 of each slot for given times, on the batches that `tune` holds out; [S]."""
     states = _noisiest(network, images, config)[-config.held_out :]
+    at = [batch(network, s, 0, (config.seed, config.batches + i)) for i, s in enumerate(states)]
     found = []
     for slot in range(network.solver.nfe):
-        batches = [batch(network, s, slot, config.batches + i) for i, s in enumerate(states)]
-        with torch.no_grad():
-            each = [float(loss(network, b, tau[slot])) for b in batches]
+        after = [batch(network, step(network, b, tau[slot]), slot + 1, b.chance) for b in at]
+        each = [float(change(b.target, a.target)) for b, a in zip(at, after, strict=True)]
         found.append(sum(each) / len(each))
-        states = [step(network, b, tau[slot]) for b in batches]
+        at = after
     return found
 
 
@@ -159,11 +159,12 @@ def tune_slot(network: Network, slot: int, images: Tensor, config: GradientConfi
     """Eq. 11 for one slot, which depends on no other: each may be tuned by another worker."""
     batches = []
     for index, (x0, noise, labels) in enumerate(_batches(network, images, config)):
+        chance = (config.seed, index)
         state = replace(network.solver.noised(slot, x0, noise), labels=labels)
         while state.slot < slot:
-            before = batch(network, state, state.slot, index)
+            before = batch(network, state, state.slot, chance)
             state = step(network, before, network.solver.times[state.slot])
-        batches.append(batch(network, state, slot, index))
+        batches.append(batch(network, state, slot, chance))
     return _tune(network, slot, batches, config)
 
 
@@ -202,7 +203,7 @@ def _told(
     tau = solver.told(slot, rho)
     if not config.wave:
         return tau
-    chance = generator("timetuner, told", config.seed, batch.index, slot)
+    chance = generator("timetuner, told", *batch.chance, slot)
     width = torch.tensor([config.wave])
     told = around(tau[None], width, config.batch_size, chance)[0]
     return told.clamp(float(solver.end), solver.top)

@@ -26,7 +26,7 @@ from stepsearch.sampling.timetuner.end_to_end import (
 from stepsearch.sampling.timetuner.gradient import GradientConfig, Tuned, losses
 from stepsearch.sampling.timetuner.network import Network
 from stepsearch.sampling.timetuner.samplers import SolverConfig
-from stepsearch.sampling.timetuner.shifts import ShiftedTimes, in_order
+from stepsearch.sampling.timetuner.shifts import ShiftedTimes
 
 _MOST = 2.0
 """The logarithm of a gap moves by no more, so that no two steps fall together."""
@@ -98,7 +98,7 @@ def _shifted(network: Network) -> ShiftedTimes:
 def _told(network: Network, r: Tensor) -> Tensor:
     """tau [S] for shifts of the network's own times."""
     at = _shifted(network)
-    return torch.tensor(in_order(at.times(r.tolist())).clip(at.end, at.top), dtype=torch.float32)
+    return torch.tensor(at.times(r.tolist()).clip(at.end, at.top), dtype=torch.float32)
 
 
 class _Start:

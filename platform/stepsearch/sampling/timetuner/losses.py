@@ -18,13 +18,14 @@ class Batch:
 
     state: State
     target: Tensor
-    index: int
+    chance: tuple[int, ...]
+    """What the noise of its random steps is made from: a seed and the batch's number."""
 
 
 @torch.no_grad()
-def batch(network: Network, state: State, slot: int, index: int) -> Batch:
+def batch(network: Network, state: State, slot: int, chance: tuple[int, ...]) -> Batch:
     """A batch with its target, eps at the state and its nominal time."""
-    return Batch(state, network.eps(slot, network.solver.look(state), state.labels), index)
+    return Batch(state, network.eps(slot, network.solver.look(state), state.labels), chance)
 
 
 @torch.no_grad()
@@ -38,13 +39,18 @@ def _advance(network: Network, batch: Batch, tau: Tensor) -> State:
     state = batch.state
     seen, tau = network.solver.look(state), tau.to(state.x.device)
     output = network.output(state.slot, seen, tau, state.labels)
-    chance = generator("timetuner step", batch.index, state.slot)
+    chance = generator("timetuner step", *batch.chance, state.slot)
     return network.solver.advance(state, output, chance)
 
 
 def loss(network: Network, batch: Batch, tau: Tensor) -> Tensor:
     """Eq. 9, or 11 for a batch of noised images: how much the noise that the network sees
-    changes over a step in which it was told tau. Summed over an image, averaged over the batch."""
+    changes over a step in which it was told tau."""
     after = _advance(network, batch, tau)
     eps = network.eps(after.slot, network.solver.look(after), after.labels)
-    return (eps - batch.target).square().flatten(1).sum(1).mean()
+    return change(batch.target, eps)
+
+
+def change(before: Tensor, after: Tensor) -> Tensor:
+    """Of the noise: its squares summed over an image, averaged over the batch."""
+    return (after - before).square().flatten(1).sum(1).mean()

@@ -21,7 +21,7 @@ class ShiftedTimes:
     r = 0 is untuned, exactly; 1 is where the next evaluation is, -1 where the one before is. A
     box of r less than 1 wide that holds 0 keeps tau in the order of t: two neighbours that move
     towards each other stay apart. Evaluations at one and the same t (Heun's corrector and the
-    predictor after it) have the same neighbours.
+    predictor after it) have the same neighbours, and no order.
     """
 
     def __init__(self, times: Sequence[float], end: float, top: float) -> None:
@@ -57,9 +57,3 @@ class ShiftedTimes:
         room = np.where(moved >= 0, self.down, self.up)
         r: FloatArray = np.divide(moved, room, out=np.zeros_like(moved), where=room > 0)
         return r
-
-
-def in_order(tau: FloatArray) -> FloatArray:
-    """tau, where none is above the one before it; the same numbers if none was."""
-    kept: FloatArray = np.minimum.accumulate(tau)
-    return kept
