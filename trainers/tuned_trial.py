@@ -103,7 +103,6 @@ def write_tuned_trial(
     )
     write_tuned(
         *(out, network, at.denoiser, config.sampler, tuned, verdict),
-        guidance_scale=config.sampler.guidance if at.trained.classes else None,
         note=f"Found by trial {provenance['trial']} of the search {provenance['search']}.",
         force=force,
     )

@@ -26,6 +26,8 @@ from stepsearch.sampling.timetuner import (
     Verdict,
     by_class,
     draw,
+    evaluate,
+    guided,
     losses,
     tune_end_to_end,
     tune_slot,
@@ -135,19 +137,19 @@ def folder(denoiser: Any, tmp_path: Path) -> Path:
     return write_tuned(tmp_path / "tuned", network, denoiser, sampler, tuned, verdict)
 
 
-def test_the_file_names_the_samplers_scale_where_there_are_classes(
+def test_the_file_names_the_scale_that_the_network_was_guided_with(
     folder: Path, denoiser: Any, tmp_path: Path
 ) -> None:
     assert json.loads((folder / "timetuner.json").read_text())["guidance_scale"] == 2
     assert "guidance scale 2" in (folder / "README.md").read_text()
-    network = network_of(denoiser, 1.0)
-    times, zeros = network.solver.times, (0.0,) * 4
+    solver = network_of(denoiser, 1.0).solver
+    times, zeros = solver.times, (0.0,) * 4
     parts = (Tuned(times, times, zeros, zeros, (0,) * 4), Verdict("gap", (1.0,), (2.0,)))
-    for given, expected in ((None, 1), (3.0, 3)):
-        out = write_tuned(
-            *(tmp_path / f"{given}", network, denoiser, SAMPLER, *parts), guidance_scale=given
-        )
-        assert json.loads((out / "timetuner.json").read_text())["guidance_scale"] == expected
+    conditions = ({"class_labels": torch.tensor([label])} for label in (0, 3))
+    runs = {1: by_class(denoiser), 3: guided(denoiser, 3.0, *conditions), None: evaluate(denoiser)}
+    for scale, run in runs.items():
+        out = write_tuned(tmp_path / f"{scale}", Network(run, solver), denoiser, SAMPLER, *parts)
+        assert json.loads((out / "timetuner.json").read_text())["guidance_scale"] == scale
 
 
 @pytest.mark.parametrize("halves", ["in one batch", "in two calls"])

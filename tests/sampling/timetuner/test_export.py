@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ from stepsearch.sampling.timetuner import (
     load_tuned,
     write_tuned,
 )
-from stepsearch.sampling.timetuner.tuned_timesteps import attach, load, scheduler, tuned_scheduler
+from stepsearch.sampling.timetuner.tuned_timesteps import (
+    attach,
+    load,
+    quiet,
+    scheduler,
+    tuned_scheduler,
+)
 
 NOISE = VPConfig().build().scheduler_config()
 SHAPE = (1, 8, 8)
@@ -92,6 +99,32 @@ def test_a_tau_that_did_worse_stays_unless_forced(
     assert load_tuned(forced / "timetuner.json").verdict["worse"] is True
 
 
+ALONE = {
+    "ddim": ("leading", "leading_1", "trailing"),
+    "ddpm": ("leading", "leading_1", "trailing", "linspace"),
+    "euler": ("leading",),
+    "heun": ("leading",),
+    "dpmpp_2m": ("trailing",),
+    "unipc": ("trailing",),
+}
+
+
+@pytest.mark.parametrize("trajectory", ["leading", "leading_1", "trailing", "linspace"])
+@pytest.mark.parametrize("kind", ALONE)
+def test_the_readme_says_where_no_pipeline_runs_the_timesteps_by_itself(
+    kind: Any, trajectory: Any, denoiser: Any, tmp_path: Path
+) -> None:
+    sampler = SolverConfig(kind=kind, trajectory=trajectory, num_steps=5)
+    under = Network(evaluate(denoiser), sampler.build(NOISE, "epsilon"))
+    folder = write_tuned(tmp_path / "t", under, denoiser, sampler, tuned(under), BETTER)
+    alone, text = trajectory in ALONE[kind], (folder / "README.md").read_text()
+    assert ("No pipeline asks for these timesteps by itself" in text) != alone
+    made = scheduler(load(folder / "timetuner.json"))
+    with quiet():
+        made.set_timesteps(5)
+    assert (made.timesteps.tolist() == under.solver.times.tolist()) == alone
+
+
 def test_a_score_that_is_no_number_is_worse() -> None:
     assert Verdict("fd", (float("nan"),), (3.0,)).worse
 
@@ -107,6 +140,14 @@ def test_the_verdict_is_on_the_images_of_other_seeds(network: Network, denoiser:
     assert verdict.tuned[0] == pytest.approx(gap(images, 1))
     far = compare("gap", gap, network, network.solver.times * 0.2, [1], 3, SHAPE)
     assert far.tuned != far.untuned
+
+
+def test_nothing_is_drawn_or_compared_without_images_or_seeds(network: Network) -> None:
+    times = network.solver.times
+    with pytest.raises(UserError, match=r"^n must be at least 1 image, got 0$"):
+        draw(network, times, 0, shape=SHAPE, seed=0)
+    with pytest.raises(UserError, match=r"^seeds must be at least one to compare on, got none$"):
+        compare("gap", lambda images, seed: 0.0, network, times, [], 3, SHAPE)
 
 
 def test_images_that_are_not_finite_are_no_images(network: Network) -> None:
@@ -151,6 +192,25 @@ def test_a_damaged_file_is_refused_on_one_line(
     with pytest.raises(UserError) as error:
         load_tuned(path)
     assert str(error.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "version must be 1, got None"),
+        ({"version": 2}, "version must be 1, got 2"),
+        ({"version": 1}, "tau must have nfe = None finite numbers"),
+        ({"version": 1, "nfe": 1, "tau": ["a"]}, "tau must have nfe = 1 finite numbers"),
+        ({"version": 1, "nfe": 1, "tau": [9], "timesteps": 9}, "timesteps must have nfe = 1 fin"),
+    ],
+)
+def test_without_stepsearch_a_damaged_file_is_a_value_error(
+    content: Any, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}"):
+        load(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 9999])

@@ -224,6 +224,11 @@ def test_analytic_ddim_without_anything_to_learn_is_ddim(denoiser: Any) -> None:
         ({"num_steps": 1200}, "sampler.num_steps must be at most 1000 (T), got 1200"),
         ({"num_steps": 30}, "sampler.num_steps must divide T = 1000 for trailing, got 30"),
         (
+            {"num_steps": 1, "trajectory": "linspace"},
+            "sampler.num_steps must be at least 2 on linspace, whose one step would begin at the "
+            "least noise, got 1",
+        ),
+        (
             {"num_steps": 1000, "trajectory": "leading_1"},
             "sampler.num_steps must give leading_1 timesteps that fall and end within 0..999, "
             "got 1000",

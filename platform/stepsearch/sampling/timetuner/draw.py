@@ -35,10 +35,12 @@ def draw(
 
     The first one is number `first`. The noise is that of `stepsearch.sampling.sampler.generate`.
     Each of several workers draws an equally long run of images, and all of them get all. Raises
-    UserError for a tau that does not fit and Diverged for images that are not finite.
+    UserError for a tau that does not fit or no images, Diverged for images that are not finite.
     """
     from diffusers.utils.torch_utils import randn_tensor
 
+    if n < 1:
+        raise UserError(f"n must be at least 1 image, got {n}")
     tau = check_tau(tau, network).to(device)
     each = math.ceil(n / workers.size)
     begin = first + workers.rank * each
@@ -128,9 +130,11 @@ def compare(
     """Score n images of each of `seeds`, which no tuning has seen, with and without tau.
 
     `score(images, seed)` is lower for better images, which it is given on the CPU; `device` is
-    where the network is. `before` is the network under the sampler as
-    it was, where its noise levels were tuned too.
+    where the network is. `before` is the network under the sampler as it was, where its noise
+    levels were tuned too. Raises UserError for no seeds.
     """
+    if not seeds:
+        raise UserError("seeds must be at least one to compare on, got none")
     found: dict[bool, list[float]] = {True: [], False: []}
     before = before or network
     for seed in seeds:

@@ -34,23 +34,19 @@ def write_tuned(
     tuned: Tuned,
     verdict: Verdict,
     *,
-    guidance_scale: float | None = None,
     note: str = "",
     force: bool = False,
 ) -> Path:
     """Write timetuner.json, tuned_timesteps.py and a README.md; returns `folder`.
 
-    The folder appears whole or not at all. `guidance_scale` is left out but for `guided` networks:
-    those with labels are guided as `sampler` says. Raises UserError if the folder exists, if tau
-    does not fit, or if tau did worse than the untuned times and `force` is not given.
+    The folder appears whole or not at all. Raises UserError if the folder exists, if tau does not
+    fit, or if tau did worse than the untuned times and `force` is not given.
     """
     folder = Path(folder)
-    if guidance_scale is None and network.labels is not None:
-        guidance_scale = sampler.guidance
     if verdict.worse and not force:
         rule = "tau must do no worse than untuned on held-out seeds, unless forced (--force)"
         raise UserError(f"{rule}: {verdict}")
-    file = _file(network, denoiser, sampler, tuned, verdict, guidance_scale, note)
+    file = _file(network, denoiser, sampler, tuned, verdict, note)
     with new_folder(folder) as temporary:
         content = file.model_dump(mode="json", by_alias=True)
         lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
@@ -66,7 +62,6 @@ def _file(
     sampler: SolverConfig,
     tuned: Tuned,
     verdict: Verdict,
-    guidance_scale: float | None,
     note: str,
 ) -> TunedFile:
     import diffusers
@@ -79,7 +74,7 @@ def _file(
             **solver.as_schedule(),
             "tau": tau.tolist(),
             "tau_scope": network.scope,
-            "guidance_scale": guidance_scale,
+            "guidance_scale": network.guidance_scale,
             "prediction_type": solver.prediction_type,
             "scales": _scales(network, tau),
             "sampler": sampler,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal
 
@@ -37,12 +38,23 @@ def evaluate(denoiser: nn.Module, **condition: Any) -> Evaluate:
     return run
 
 
+@dataclass(frozen=True)
+class Guided:
+    """A network with classifier-free guidance, for which alone tau is."""
+
+    run: Evaluate
+    scale: float
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        return self.run(*given)
+
+
 def guided(
     denoiser: nn.Module,
     scale: float,
     condition: Mapping[str, Tensor],
     no_condition: Mapping[str, Tensor],
-) -> Evaluate:
+) -> Guided:
     """Classifier-free guidance in one evaluation, so that both halves are told the same time.
 
     The tensors of both conditions are rows for every image, [N, ...].
@@ -56,17 +68,17 @@ def guided(
         mixed: Tensor = plain + scale * (conditioned - plain)
         return mixed
 
-    return run
+    return Guided(run, scale)
 
 
-def by_class(denoiser: nn.Module, guidance: float = 1.0) -> Evaluate:
+def by_class(denoiser: nn.Module, guidance: float = 1.0) -> Guided:
     """A denoiser of diffusers that is told class_labels, guided as `predictor` does it: in one
     evaluation, so that both halves are told the same time."""
 
     def run(x: Tensor, told: Tensor, nominal: Tensor, labels: Tensor) -> Tensor:
         return predictor(denoiser, labels, guidance)(x, told)
 
-    return run
+    return Guided(run, guidance)
 
 
 class Network:
@@ -89,6 +101,7 @@ class Network:
         """
         self._run, self.solver, self.scope, self.labels = run, solver, scope, labels
         self.latents = latents
+        self.guidance_scale = run.scale if isinstance(run, Guided) else None
         if scope == "full":
             solver.scales_at(solver.end)
 

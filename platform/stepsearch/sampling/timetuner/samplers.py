@@ -42,6 +42,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _TARGETS = ("epsilon", "v_prediction", "sample")
 """What diffusers' schedulers for variance-preserving processes take."""
 _INTEGERS = ("leading", "leading_1", "trailing", "linspace", "quadratic")
+_FROM_BELOW = ("leading", "leading_1", "linspace", "quadratic")
+"""Trajectories whose first point is the least noisy one: of one step, it is the only one."""
 _CLIPPING = ("ddpm", "analytic_ddim", "analytic_ddpm")
 ANALYTIC = ("analytic_ddim", "analytic_ddpm")
 _STOCHASTIC = ("ddpm", "analytic_ddim", "analytic_ddpm", "cm")
@@ -76,6 +78,11 @@ class SolverConfig(Config):
         own = self.kind == "ddim" and self.trajectory in UNIFORM
         if self.num_steps > T:
             raise UserError(f"sampler.num_steps must be at most {T} (T), got {self.num_steps}")
+        if self.num_steps == 1 and self.trajectory in _FROM_BELOW:
+            raise UserError(
+                f"sampler.num_steps must be at least 2 on {self.trajectory}, whose one step would "
+                "begin at the least noise, got 1"
+            )
         if self.kind in _CLIPPING:
             self._runs(_INTEGERS)
         elif self.kind == "dpm_solver_2":  # in eps it has no step to sigma = 0

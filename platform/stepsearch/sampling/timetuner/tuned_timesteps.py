@@ -30,14 +30,21 @@ _PICKED = 16
 
 def load(path: str | Path) -> Schedule:
     """The schedule in a timetuner.json, checked. Raises ValueError if it is none."""
-    schedule: Schedule = json.loads(Path(path).read_text(encoding="utf-8"))
-    if schedule.get("version") != 1:
-        raise ValueError(f"{path}: version must be 1, got {schedule.get('version')!r}")
+    schedule = json.loads(Path(path).read_text(encoding="utf-8"))
+    version = schedule.get("version") if isinstance(schedule, dict) else None
+    if version != 1:
+        raise ValueError(f"{path}: version must be 1, got {version!r}")
+    nfe = schedule.get("nfe")
     for name in ("tau", "timesteps"):
-        values = schedule[name]
-        if len(values) != schedule["nfe"] or not all(math.isfinite(value) for value in values):
-            raise ValueError(f"{path}: {name} must have nfe = {schedule['nfe']} finite numbers")
-    return schedule
+        if not _are_numbers(schedule.get(name), nfe):
+            raise ValueError(f"{path}: {name} must have nfe = {nfe} finite numbers")
+    return dict(schedule)
+
+
+def _are_numbers(values: Any, n: Any) -> bool:
+    if not isinstance(values, list) or len(values) != n:
+        return False
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 @contextmanager
