@@ -12,7 +12,14 @@ from torch import Tensor
 from stepsearch.config import parse
 from stepsearch.diffusion.noise import VPConfig
 from stepsearch.errors import UserError
-from stepsearch.sampling.timetuner import GradientConfig, Network, SolverConfig, evaluate, tune
+from stepsearch.sampling.timetuner import (
+    GradientConfig,
+    Network,
+    SolverConfig,
+    evaluate,
+    losses,
+    tune,
+)
 from stepsearch.sampling.timetuner.gradient import Tuned
 from tests.sampling.timetuner.conftest import SOLVERS
 from tests.sampling.timetuner.exact import DIGITS, Continuous, digits, rippled, sigma
@@ -128,6 +135,21 @@ def test_the_network_is_left_as_it_was_and_the_seed_decides(denoiser: Any) -> No
     assert all(parameter.grad is None for parameter in denoiser.parameters())
     assert torch.equal(first.tau, again.tau)
     assert first.loss_untuned != other.loss_untuned
+
+
+def test_the_losses_of_times_are_those_that_the_tuning_ends_with(denoiser: Any) -> None:
+    """Of steps with noise, too."""
+    for kind in ("ddim", "ddpm"):
+        sampler = SolverConfig(kind=kind, num_steps=4)
+        network = Network(
+            evaluate(denoiser), sampler.build(VPConfig().build().scheduler_config(), "epsilon")
+        )
+        images, config = DIGITS.float().view(-1, 1, 8, 8), GradientConfig(**SMALL, lr=0.05)
+        tuned = tune(network, images, config)
+        assert tuned.loss != tuned.loss_untuned
+        assert losses(network, tuned.tau, images, config) == pytest.approx(tuned.loss, rel=1e-5)
+        other = losses(network, tuned.tau, images, config.model_copy(update={"seed": 1}))
+        assert other != pytest.approx(tuned.loss, rel=1e-5)
 
 
 def test_no_images_are_refused() -> None:

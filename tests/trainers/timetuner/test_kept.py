@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from stepsearch.sampling.timetuner import SolverConfig
+from tests.trainers.timetuner.conftest import heard
 from trainers.subject import subject_of
-from trainers.tuned_scores import scores
+from trainers.tuned_scores import scores, untuned_losses
 
 CPU = torch.device("cpu")
 
@@ -58,6 +60,33 @@ def test_a_networks_gamma_is_measured_once_for_a_sampler(
     assert len(evaluations) == 15
     # T - 1, T - T/5 - 1 ...: every other one of the ten
     torch.testing.assert_close(five.scheduler.gamma, first[::2])
+
+
+def test_gamma_is_that_of_images_from_everywhere_in_the_set(config: Any) -> None:
+    """A folder a class is read class by class."""
+    at = subject_of(config().checkpoint, config().dataset, CPU)
+    blank = torch.full((512, 1, 8, 8), -1.0)
+    ten = SolverConfig(kind="analytic_ddpm", num_steps=10)
+    of_blanks, of_both = (
+        replace(at, images=images, _gammas={}).network(ten, "embedding").solver.scheduler.gamma
+        for images in (blank, torch.cat([blank, at.images[:512]]))
+    )
+    assert not torch.allclose(of_blanks, of_both, rtol=1e-3)
+
+
+def test_a_trial_looks_at_its_own_losses_with_two_evaluations_a_slot(
+    config: Any, trial: Any, evaluations: list[torch.Size]
+) -> None:
+    def looks(*r: float) -> int:
+        """At the one held-out batch of 8."""
+        evaluations.clear()
+        heard(trial(config(times={"r": r})))
+        return evaluations.count(torch.Size((8, 1, 8, 8)))
+
+    untuned_losses.cache_clear()
+    assert looks(0.1, 0, 0, 0) == 2 * (1 + 2 * 4)
+    assert looks(0.2, 0, 0, 0) == 1 + 2 * 4
+    assert looks() == 0
 
 
 def test_of_a_large_set_a_part_is_kept(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
