@@ -60,39 +60,41 @@ def measure(
 
     training.run(size)  # the first step allocates
     with TemporaryDirectory() as scratch:
+        step_s = _seconds_a_unit(
+            lambda steps: training.run(training.images_seen + steps * size), clock
+        )
+        drawing_s = judge.samples * _seconds_a_unit(draw, clock, most=judge.samples)
         return Cost(
             batch_size=size,
-            step_s=_seconds_a_unit(
-                lambda steps: training.run(training.images_seen + steps * size), clock
-            ),
-            evaluation_s=judge.samples * _seconds_a_unit(draw, clock, most=judge.samples)
-            + _scoring(judge, pictures, Path(scratch), clock, device),
+            step_s=step_s,
+            evaluation_s=drawing_s + _scoring(judge, pictures, Path(scratch), clock, device),
             prepare_s=_preparing(judge, pictures, clock, device),
             checkpoint_bytes=_checkpoint(training, Path(scratch)),
+            once_s=(judge.sampling_seeds - 1) * drawing_s,
         )
 
 
 def measure_drawing(
     draw: Callable[[int], object],
-    beside: Callable[[], object],
+    once: Callable[[], object],
     judge: JudgeConfig | None,
     data: Dataset,
     *,
     gpu: bool,
 ) -> Cost:
-    """Time a trial that trains nothing, whose steps draw images, and what it does `beside`;
-    without a judge, no scores."""
+    """Time a trial that trains nothing, whose steps draw images, and what it does `once`; without
+    a judge, no scores."""
     torch.set_num_threads(1)
     clock, batch_size = time.perf_counter if gpu else time.process_time, 32
     draw(1)  # the first one allocates
     step_s = _seconds_a_unit(lambda steps: draw(steps * batch_size), clock)
-    beside_s = _seconds_a_unit(lambda _: beside(), clock, most=1)
+    once_s = _seconds_a_unit(lambda _: once(), clock, most=1)
     if judge is None:
-        return Cost(batch_size, step_s, beside_s, 0.0, 0)
+        return Cost(batch_size, step_s, 0.0, 0.0, 0, once_s)
     device = torch.device("cuda" if gpu else "cpu")
     with TemporaryDirectory() as scratch:
-        evaluation_s = beside_s + _scoring(judge, data, Path(scratch), clock, device)
-    return Cost(batch_size, step_s, evaluation_s, _preparing(judge, data, clock, device), 0)
+        scoring = _scoring(judge, data, Path(scratch), clock, device)
+    return Cost(batch_size, step_s, scoring, _preparing(judge, data, clock, device), 0, once_s)
 
 
 def _seconds_a_unit(work: Callable[[int], object], clock: Clock, most: int = 2**20) -> float:

@@ -190,10 +190,10 @@ class TimeTunerConfig(Config):
             drawn = draw(network, times, n, shape=shape, seed=0, device=at.device)
             return at.pictures(drawn) if judge else drawn
 
-        def beside() -> object:
+        def once() -> object:
             return losses(network, times, at.images, self.gradient)
 
-        return measure_drawing(some, beside, judge, self.dataset.pictures_of(), gpu=gpu)
+        return measure_drawing(some, once, judge, self.dataset.pictures_of(), gpu=gpu)
 
     def chart(self, width: int) -> str:
         """t and tau, of the gradient's only how much of them."""

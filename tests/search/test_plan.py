@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,16 @@ def test_the_plan_shows_the_trials_in_their_order_and_what_they_need(
     )
     assert max(map(len, page.splitlines())) <= 80
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_trial_does_once_is_in_the_estimate(small: Small) -> None:
+    config, shape = small(budget={"trials": 6}), LaneShape(1, 1, 1.0, 0.0)
+    dear = replace(COST, once_s=3.0)
+    less, more = (estimate(config, shape, cost, 6) for cost in (COST, dear))
+    assert more.trial_s - less.trial_s == 3
+    assert more.work_s - less.work_s == 3 * (6 + config.finalists.repeats)
+    assert "once a trial" in printed(small({"judge": {"sampling_seeds": 2}}))
+    assert "once a trial" not in printed(config)
 
 
 def test_fixed_points_beyond_the_budget_are_not_promised(ray_cluster: None, small: Small) -> None:

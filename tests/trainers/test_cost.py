@@ -18,13 +18,15 @@ SMALL = {
 def test_the_probe_measures_every_part_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = trainer(**SMALL)
+    config = trainer(**SMALL | {"judge": {**SMALL["judge"], "sampling_seeds": 3}})
     config.warm_up()  # torch makes a cache folder where it is imported
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     cost = config.probe(gpu=False)
     assert cost.batch_size == 32
     assert all(value > 0 for value in astuple(cost))
+    assert cost.once_s < 2 * cost.evaluation_s, "images of two more seeds, without their scores"
+    assert trainer(**SMALL).probe(gpu=False).once_s == 0
     assert list(tmp_path.iterdir()) == []
     training, checkpoint = config.training_for(seed=0, budget=32), tmp_path / "checkpoint.pt"
     training.run(32)

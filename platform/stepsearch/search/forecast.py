@@ -34,7 +34,7 @@ def estimate(config: SearchConfig, shape: LaneShape, cost: Cost, trials: int) ->
     repeats = config.finalists.repeats
     milestones = config.budget.milestones()
     steps = math.ceil(milestones[-1] / cost.batch_size)
-    trial_s = steps * cost.step_s + len(milestones) * cost.evaluation_s
+    trial_s = steps * cost.step_s + len(milestones) * cost.evaluation_s + cost.once_s
     rounds = math.ceil(trials / shape.count) + math.ceil(repeats / shape.count)
     wall_s = cost.prepare_s + rounds * trial_s / shape.workers
     return Estimate(

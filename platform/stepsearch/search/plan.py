@@ -195,6 +195,7 @@ def _costs(config: SearchConfig, shape: LaneShape, cost: Cost, unit: str) -> Ren
     rows = [
         ["a step", _duration(cost.step_s), f"{cost.batch_size} images"],
         ["an evaluation", _duration(cost.evaluation_s), "drawing and judging images"],
+        *([["besides", _duration(cost.once_s), "once a trial"]] if cost.once_s else []),
         ["preparing", _duration(cost.prepare_s), "once, if nothing is cached"],
         ["a whole trial", clock(whole.trial_s), f"{steps} steps, {len(milestones)} evaluations"],
         [f"{unit} time", clock(whole.work_s), "all trials, none stopped early"],

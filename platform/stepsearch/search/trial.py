@@ -88,6 +88,8 @@ class Cost:
     prepare_s: float
     """What `prepare` takes where nothing is cached."""
     checkpoint_bytes: int
+    once_s: float = 0.0
+    """What a trial does once beside its steps and milestones."""
 
 
 class Run(Protocol):
