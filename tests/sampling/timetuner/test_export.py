@@ -79,7 +79,7 @@ def test_the_file_names_everything_that_tau_depends_on(folder: Path, network: Ne
         "tuned_timesteps.py",
     }
     assert (
-        "no worse than untuned: gap 1.5 beside 2, mean of 2 seeds"
+        "better than untuned: gap 1.5 beside 2, mean of 2 seeds"
         in (folder / "README.md").read_text()
     )
 

@@ -108,7 +108,7 @@ class Verdict:
 
     def __str__(self) -> str:
         tuned, untuned = (sum(v) / len(v) for v in (self.tuned, self.untuned))
-        word = "worse" if self.worse else "no worse"
+        word = "worse" if self.worse else "better" if tuned < untuned else "no worse"
         return (
             f"{word} than untuned: {self.metric} {tuned:.4g} beside {untuned:.4g}, "
             f"mean of {len(self.tuned)} seeds"
