@@ -33,6 +33,11 @@ def test_status_shows_one_search_or_all_of_them(cli: Cli, recorded_search: Recor
     assert "search one" in both.out
     assert "search two" in both.out
     assert "search two" not in one.out
+    (Path("searches") / "one" / "study.db").unlink()
+    rest, broken = cli("status"), cli("status", "one")
+    assert (rest.code, broken.code) == (0, 2)
+    assert "search one cannot be read: " in rest.out
+    assert "search two" in rest.out
 
 
 def test_status_shows_what_is_spent_and_which_budget_ended_the_search(

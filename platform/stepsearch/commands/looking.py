@@ -9,6 +9,7 @@ import typer
 
 from stepsearch.commands.options import SEARCHES, Name, Server, Storage, console, examples
 from stepsearch.commands.reading import Reader, is_elsewhere, place, recorded
+from stepsearch.errors import UserError
 
 app = typer.Typer()
 
@@ -30,7 +31,12 @@ def status(
 
     found = [name] if name else names(place(storage))
     for each in found:
-        show_report(SearchResult.read(recorded(each, storage)), console)
+        try:
+            show_report(SearchResult.read(recorded(each, storage)), console)
+        except UserError as error:
+            if name:
+                raise
+            console.print(f"search {each} cannot be read: {error}", soft_wrap=True)
     if not found:
         console.print(f"no searches in {storage}; `python run_search.py` runs the default one")
 

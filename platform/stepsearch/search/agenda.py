@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from stepsearch.search.beginning import beginning
@@ -29,13 +29,13 @@ class Purse(Protocol):
 class Agenda:
     """Hands out the trials of a search, one at a time.
 
-    First the trials that an interruption left unfinished, then the fixed points (the uniform
-    baseline and the papers' settings) and those of an earlier search, then Optuna's proposals, and
-    when all of these are done the finalists and the baseline again, on further seeds; the
-    baseline's repeats fill lanes that would wait for the last of the others. Where there is a
-    `purse`, a proposal must leave enough for all repeats, and the repeats of a seed are begun only
-    if there is enough for all of that seed. It reads the study once and counts from then on, so
-    that the ten-thousandth trial is found as fast as the first.
+    First the trials that an interruption left unfinished, or asked for by half, then the fixed
+    points (the uniform baseline and the papers' settings) and those of an earlier search, then
+    Optuna's proposals, and when all of these are done the finalists and the baseline again, on
+    further seeds; the baseline's repeats fill lanes that would wait for the last of the others.
+    Where there is a `purse`, a proposal must leave enough for all repeats, and the repeats of a
+    seed are begun only if there is enough for all of that seed. It reads the study once and counts
+    from then on, so that the ten-thousandth trial is found as fast as the first.
     """
 
     def __init__(
@@ -50,7 +50,8 @@ class Agenda:
         self._facts = config.trainer.facts()
         self._unfinished = study.unfinished()
         asked = _asked(study.trials(), self._unfinished)
-        self._repeats = {_repeated(r): r.number for r in asked if r.attrs.get("role") == REPEAT}
+        repeats = [r for r in asked if r.attrs.get("role") == REPEAT]
+        self._repeats = {_repeated(r.attrs): r.number for r in repeats}
         self._originals = len(asked) - len(self._repeats)
         self._finalists: list[Row] | None = None
         self._fixed = len(config.space.fixed(self._facts))
@@ -88,12 +89,12 @@ class Agenda:
         """The next trial; None when there is none now, for ever if `exhausted`."""
         if self._unfinished:
             return self._unfinished.pop(0)
+        if self._study.half_asked and (proposal := self._ask()):
+            return proposal
         lacking = None
         if self._originals < self._config.budget.trials and self._finalists is None:
             lacking = self._lacks_for_original()
-            proposal = None if lacking else self._study.ask(self._suggest)
-            if proposal is not None:
-                self._originals += 1
+            if not lacking and (proposal := self._ask()):
                 return proposal
         undecided = not set(self._study.running()) <= set(self._repeats.values())
         finalists = self._certain() if undecided else self._chosen()
@@ -104,6 +105,18 @@ class Agenda:
             self.ended = self.ended or lacking
         self.exhausted = missing is None and not undecided
         return self._repeat(*missing) if missing else None
+
+    def _ask(self) -> Proposal | None:
+        """The study's next trial, whatever it was queued for: a kill may have left a repeat there,
+        asked for by half or not at all."""
+        proposal = self._study.ask(self._suggest)
+        if proposal is None:
+            return None
+        if proposal.attrs.get("role") == REPEAT:
+            self._repeats[_repeated(proposal.attrs)] = proposal.number
+        else:
+            self._originals += 1
+        return proposal
 
     def _lacks_for_original(self) -> str | None:
         """A fixed point has to fit alone, a proposal with all the repeats that are to come."""
@@ -145,10 +158,7 @@ class Agenda:
     def _repeat(self, row: Row, seed: int) -> Proposal | None:
         label = f"{row.label}, seed {seed}"
         self._study.enqueue(row.params, label=label, role=REPEAT, repeats=row.number, seed=seed)
-        proposal = self._study.ask(self._suggest)
-        if proposal is not None:
-            self._repeats[row.number, seed] = proposal.number
-        return proposal
+        return self._ask()
 
     def _certain(self) -> list[Row]:
         """Who is a finalist however the running trials end: the baseline, once it has a rival."""
@@ -192,6 +202,6 @@ def _asked(records: list[TrialRecord], unfinished: list[Proposal]) -> list[Trial
     return [r for r in records if r.outcome is not None or r.number in known]
 
 
-def _repeated(record: TrialRecord) -> tuple[int, int]:
+def _repeated(attrs: Mapping[str, Any]) -> tuple[int, int]:
     """Which trial a repeat repeats, and on which seed."""
-    return record.attrs["repeats"], record.attrs["seed"]
+    return attrs["repeats"], attrs["seed"]

@@ -28,6 +28,7 @@ from stepsearch.search.warm_start import Earlier
 from stepsearch.search.watch import watching
 from stepsearch.shipping import packages_of
 from stepsearch.study import Proposal, Study
+from stepsearch.tracking import Tracker
 
 
 def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
@@ -59,10 +60,7 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
         )
         shown = view or Silent()
         driver = _Driver(opened, connection, config, folder, study, shown)
-        driver.agenda.enqueue_fixed_points(earlier)
-        if earlier is not None:
-            driver.agenda.warm_start(earlier)
-            shown.say(f"warm start: {earlier}")
+        driver.begin(earlier)
         undo.pop_all()
         return driver.run()
 
@@ -70,7 +68,8 @@ def launch(config: SearchConfig, view: View | None = None) -> SearchResult:
 def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
     """Go on with an interrupted search, from the last checkpoint of each unfinished trial.
 
-    A search that has nothing left to do is only read, and what waits for MLflow is delivered.
+    A search that has nothing left to do is only read, and what it leaves at its end, or what waits
+    for MLflow, is delivered.
     `config` may have a larger budget than before.
     """
     config.check_trainer()
@@ -83,11 +82,30 @@ def resume(config: SearchConfig, view: View | None = None) -> SearchResult:
         over = found.ledger.ended is not None and not extended
         if over or Agenda(config, study, lambda: found.leaderboard).complete:
             study.close()
-            return deliver(found) if found.waiting else found
+            return _closed_late(found)
         folder.check_data(config.trainer.facts().fingerprint)
         connection = opened.enter_context(cluster.connecting(config.cluster, _code(config)))
         silent = view or Silent()
-        return _Driver(opened, connection, config, folder, study, silent, resumed=True).run()
+        driver = _Driver(opened, connection, config, folder, study, silent, resumed=True)
+        if not folder.trials.exists():  # its launch may have been killed before all was queued
+            driver.begin(Earlier.of(config))
+        return driver.run()
+
+
+def _closed_late(found: SearchResult) -> SearchResult:
+    """A search whose last driver may have been killed before it left everything behind."""
+    if found.folder.is_closed(len(found.records)):
+        return deliver(found) if found.waiting else found
+    return _close(open_tracker(found.config, found.folder, resumed=True), found, None)
+
+
+def _close(tracker: Tracker, result: SearchResult, seconds: float | None) -> SearchResult:
+    """Leave behind what a search does at its end, or where it was interrupted."""
+    log_summary(tracker, result, seconds)
+    result.folder.mirror.keep_ends()
+    if not result.interrupted:
+        result.folder.close(len(result.records))
+    return closed(tracker, result)
 
 
 def _code(config: SearchConfig) -> tuple[str, ...]:
@@ -131,6 +149,13 @@ class _Driver:
         self._past = tuple(record for record in study.trials() if record.outcome)
         self.agenda = Agenda(config, study, self._standings, self._spending)
 
+    def begin(self, earlier: Earlier | None) -> None:
+        """Queue what a new search begins with; what is queued already is left alone."""
+        self.agenda.enqueue_fixed_points(earlier)
+        if earlier is not None:
+            self.agenda.warm_start(earlier)
+            self._view.say(f"warm start: {earlier}")
+
     def run(self) -> SearchResult:
         """From the first trial to the last record."""
         config, engine, folder = self._config, self._engine, self._folder
@@ -167,9 +192,7 @@ class _Driver:
                 f"mend that, then `resume {config.name}` goes on"
             )
         result = SearchResult.read(config, interrupted=engine.paused)
-        log_summary(self._tracker, result, time.monotonic() - self._begun)
-        folder.mirror.keep_ends()
-        return closed(self._tracker, result)
+        return _close(self._tracker, result, time.monotonic() - self._begun)
 
     def _run_trials(self, recorder: Recorder) -> None:
         """To the end, or until a pause. An engine that dies is started anew: the study knows what

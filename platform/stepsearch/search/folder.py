@@ -16,6 +16,7 @@ from stepsearch.config import Config, Place
 from stepsearch.errors import UserError
 from stepsearch.search.amounts import Amounts
 from stepsearch.search.files import dump_yaml, read_yaml, replace, to_yaml
+from stepsearch.search.ledger import Ledger
 from stepsearch.search.mirror import BucketMirror, Mirror, taken
 
 
@@ -41,6 +42,7 @@ class SearchFolder:
         self.lanes = path / "lanes"
         self.tune = path / "tune"
         self.page = path / ".mlflow-page"
+        self._closed = path / ".closed"
 
     @property
     def cache(self) -> Path:
@@ -130,15 +132,25 @@ class SearchFolder:
     def extend(self, trials: int, limits: Amounts) -> bool:
         """Write down what the search may spend now: all or nothing; whether that is new.
 
-        Its trials never become fewer.
+        Nothing is lowered. What ended it is forgotten first: that there is more than before is
+        not seen again by the resume after one that fails.
         """
         data = self.read_config()
         before = data["budget"]
-        now = before | limits | {"trials": max(trials, before["trials"])}
+        larger = {name: max(limit, before.get(name) or 0.0) for name, limit in limits.items()}
+        now = before | larger | {"trials": max(trials, before["trials"])}
         if now == before:
             return False
+        Ledger.read(self.spent).model_copy(update={"ended": None}).write(self.spent)
         replace(self.config, to_yaml(data | {"budget": now}))
         return True
+
+    def close(self, trials: int) -> None:
+        """Note that everything is there that a search leaves at its end, after so many trials."""
+        replace(self._closed, str(trials))
+
+    def is_closed(self, trials: int) -> bool:
+        return self._closed.exists() and self._closed.read_text() == str(trials)
 
     def refresh(self) -> None:
         """Read it as it is now in the storage; the copy of a driver on this machine is that."""

@@ -32,7 +32,16 @@ CHECKPOINTS = "*.pt"
 """Large; nobody but a lane that goes on and `export` has a use for them."""
 CACHE = ".cache"
 STATE, CONFIG = "state.zip", "search.yaml"
-_RECORDS = (".id", ".data", CONFIG, "spool.jsonl", "history.jsonl", "spent.json", ".mlflow-page")
+_RECORDS = (
+    ".id",
+    ".data",
+    CONFIG,
+    "spool.jsonl",
+    "history.jsonl",
+    "spent.json",
+    ".mlflow-page",
+    ".closed",
+)
 _STUDY, _TRIALS, _LOCK = "study.db", "trials", ".lock"
 _ENDS = ("summary", "bundle")
 

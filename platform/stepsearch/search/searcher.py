@@ -53,18 +53,21 @@ class StudySearcher(Searcher):
 
         None while there is no lane for one: a proposal that waits knows less than a later one.
         """
-        if not self.stopping.is_set() and len(self._running) >= self._open_lanes():
+        if self.stopping.is_set():
+            return Searcher.FINISHED
+        if len(self._running) >= self._open_lanes():
             return None
-        proposal = None if self.stopping.is_set() else self._agenda.next()
-        if proposal is None:
-            done = self.stopping.is_set() or self._agenda.exhausted
-            return Searcher.FINISHED if done else None
-        trial = self._make_trial(proposal)
-        self._numbers[trial_id] = trial.number
+        proposal = trial = None
         with self._recording():
-            self._recorder.started(proposal, trial)
+            proposal = self._agenda.next()
+            if proposal is not None:
+                trial = self._make_trial(proposal)
+                self._recorder.started(proposal, trial)
         if self.failure is not None:
             return None
+        if proposal is None or trial is None:
+            return Searcher.FINISHED if self._agenda.exhausted else None
+        self._numbers[trial_id] = trial.number
         self._running.add(trial_id)
         sealed = cloudpickle.dumps(trial)
         try:

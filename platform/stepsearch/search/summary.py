@@ -12,9 +12,10 @@ from stepsearch.search.result import SearchResult
 from stepsearch.tracking import Tracker
 
 
-def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> None:
-    """Record what a search found, or where an interrupted one stands, and end its run."""
-    tracker.log(tracker.search, _numbers(result, seconds), step=len(result.records))
+def log_summary(tracker: Tracker, result: SearchResult, seconds: float | None) -> None:
+    """Record what a search found, or where an interrupted one stands, and end its run; `seconds`
+    are those of its driver, where that lives."""
+    tracker.log(tracker.search, _numbers(result, seconds), step=_progress(result))
     tracker.set_tags(tracker.search, {"ended_by": _ended_by(result)})
     folder = result.folder.summary
     folder.mkdir(exist_ok=True)
@@ -30,6 +31,11 @@ def log_summary(tracker: Tracker, result: SearchResult, seconds: float) -> None:
         except UserError as error:  # a winner that its trainer does not let out
             tracker.set_tags(tracker.search, {"no_bundle": str(error)})
     tracker.end_search("interrupted" if result.interrupted else "finished")
+
+
+def _progress(result: SearchResult) -> int:
+    """Grows with every report and every end: what MLflow has at a step is not written again."""
+    return len(result.history) + sum(record.outcome is not None for record in result.records)
 
 
 def write_leaderboard(result: SearchResult, folder: Path) -> None:
@@ -68,7 +74,7 @@ def _ended_by(result: SearchResult) -> str:
     return result.ledger.ended or "its last trial"
 
 
-def _numbers(result: SearchResult, seconds: float) -> dict[str, float]:
+def _numbers(result: SearchResult, seconds: float | None) -> dict[str, float]:
     """The verdict as metrics of the parent run; `speed_up` only where the baseline was reached."""
     board, history, rung = result.leaderboard, result.history, result.first_rung
     evaluating = result.evaluating

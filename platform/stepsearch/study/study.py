@@ -119,6 +119,11 @@ class Study(StoredStudy):
         self._study.enqueue_trial(fixed, user_attrs={**told, FIXED: fixed})
         return True
 
+    @property
+    def half_asked(self) -> bool:
+        """Whether a kill has cut an `ask` short, which the next one completes."""
+        return self._half_asked is not None
+
     def ask(self, space: Space) -> Proposal | None:
         """The next trial: a queued fixed point, else the sampler's; None if the grid is exhausted.
 
