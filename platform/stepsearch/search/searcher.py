@@ -54,7 +54,7 @@ class StudySearcher(Searcher):
         None while there is no lane for one: a proposal that waits knows less than a later one.
         """
         if self.stopping.is_set():
-            return Searcher.FINISHED
+            return str(Searcher.FINISHED)
         if len(self._running) >= self._open_lanes():
             return None
         proposal = trial = None
