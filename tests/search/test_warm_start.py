@@ -40,7 +40,8 @@ def fill(config: SearchConfig, outcomes: str = "", guards: str = "") -> SearchCo
     """
     config = config.resolved()
     earlier = Earlier.of(config)
-    folder = SearchFolder.create(config.folder, config)
+    data = config.trainer.facts().fingerprint
+    folder = SearchFolder.create(config.folder, config, None, data)
     history = History(folder.history)
     names = tuple(config.guards or ())
     with Study.create(
@@ -116,6 +117,14 @@ def test_a_search_that_measures_alike_tells_optuna_its_trials(
         told = [record.attrs["source"] for record in study.warm_started()]
     assert told == [f"first/{i}" for i in range(6)]
     assert SearchResult.read(filled).ranks is None
+
+
+def test_scores_on_other_images_of_the_same_place_are_not_told(
+    first: SearchConfig, second: Second
+) -> None:
+    assert found(second()).told
+    (first.folder / ".data").write_text("as it was before")
+    assert not found(second()).told
 
 
 @pytest.mark.parametrize(

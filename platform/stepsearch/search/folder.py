@@ -122,12 +122,17 @@ class SearchFolder:
 
     def check_data(self, data: str) -> None:
         """Raise UserError unless the data set's fingerprint is that of the search's beginning."""
-        with suppress(FileNotFoundError):  # of an older version
-            if (self.path / ".data").read_text() != data:
-                raise UserError(
-                    f"trainer.dataset must be as it was when {self.path.name!r} began, got other "
-                    "images, labels or another split: search it under a new name"
-                )
+        if not self.has_data(data):
+            raise UserError(
+                f"trainer.dataset must be as it was when {self.path.name!r} began, got other "
+                "images, labels or another split: search it under a new name"
+            )
+
+    def has_data(self, data: str) -> bool:
+        """Whether the search began with the data set of this fingerprint."""
+        with suppress(FileNotFoundError):
+            return (self.path / ".data").read_text() == data
+        return True  # of an older version
 
     def extend(self, trials: int, limits: Amounts) -> bool:
         """Write down what the search may spend now: all or nothing; whether that is new.

@@ -73,7 +73,8 @@ class _Reader:
 
     def __init__(self, config: SearchConfig, name: str) -> None:
         self._new, self._name = config, name
-        data = SearchFolder.find(config.storage, name).read_config()
+        self._folder = SearchFolder.find(config.storage, name)
+        data = self._folder.read_config()
         trainer = _trainer(config, name, data.get("trainer"))
         here = data | {"trainer": trainer, "storage": config.storage}
         self._old = parse(SearchConfig, here, where=name)
@@ -104,13 +105,14 @@ class _Reader:
     @property
     def _measures_alike(self) -> bool:
         """Whether the same point would have had the same scores there."""
-        old, new = self._old, self._new
-        return (old.trainer, old.budget.images, old.objectives, old.guards) == (
-            new.trainer,
-            new.budget.images,
-            new.objectives,
-            new.guards,
-        )
+        settings = [(c.trainer, c.budget.images, c.objectives, c.guards) for c in self._searches]
+        _, there = self._facts
+        return settings[0] == settings[1] and self._folder.has_data(there.fingerprint)
+
+    @property
+    def _searches(self) -> tuple[SearchConfig, SearchConfig]:
+        """The earlier one and the new one."""
+        return self._old, self._new
 
     def _check_direction(self) -> None:
         theirs, ours = self._old.primary, self._new.primary
