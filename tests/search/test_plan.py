@@ -166,8 +166,9 @@ def _stops_at(milestone: int, budget: BudgetConfig, rule: TrialSchedulerConfig) 
     scheduler = trial_scheduler(rule, budget, Objective("fd"))
     verdict = ""
     other, falling = [1.0] * budget.reports, [0.5] * milestone + [100.0]
-    for name, values in [("other", other), ("falling", falling)]:
-        trial: Any = SimpleNamespace(trial_id=name, config={"protected": False})
+    for number, values in enumerate((other, falling)):
+        config = {"number": number, "protected": False}
+        trial: Any = SimpleNamespace(trial_id=str(number), config=config)
         scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
         for images_seen, value in zip(budget.milestones(), values, strict=False):
             result = {"images_seen": images_seen, "fd": value}

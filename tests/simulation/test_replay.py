@@ -98,17 +98,6 @@ def test_the_median_rule_is_played_too(search: Search, curves: Curves) -> None:
     assert result.outcomes["finished"] >= 2
 
 
-class Played(tune.Trainable):
-    """A trial of Ray Tune that reports a recorded curve."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self._curve = list(config["curve"])
-
-    def step(self) -> dict[str, Any]:
-        images_seen, value = self._curve.pop(0)
-        return {"images_seen": images_seen, "fd": value, "done": not self._curve}
-
-
 @pytest.mark.parametrize("rule", [ASHA, {**ASHA, "reduction": 3}, MEDIAN])
 def test_it_stops_exactly_the_trials_that_ray_tune_stops(
     rule: dict[str, Any], search: Search, curves: Curves, ray_cluster: None, tmp_path: Path
@@ -117,12 +106,16 @@ def test_it_stops_exactly_the_trials_that_ray_tune_stops(
     result = run(config, curves)
     assert 0 < result.outcomes["pruned"] < 4
     played = [
-        {"curve": curve(curves, t.recording), "protected": t.role in PROTECTED}
-        for t in result.trials
+        {"number": n, "curve": curve(curves, t.recording), "protected": t.role in PROTECTED}
+        for n, t in enumerate(result.trials)
     ]
     results = tune.Tuner(
         Recorded,
-        param_space={"trial": tune.grid_search(played), "protected": tune.sample_from(protected)},
+        param_space={
+            "trial": tune.grid_search(played),
+            "number": tune.sample_from(lambda config: config["trial"]["number"]),
+            "protected": tune.sample_from(lambda config: config["trial"]["protected"]),
+        },
         tune_config=tune.TuneConfig(
             scheduler=trial_scheduler(config.trial_scheduler, config.budget, config.primary),
             max_concurrent_trials=1,  # so that the order of the reports is the same
@@ -150,10 +143,6 @@ class Recorded(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept."""
-
-
-def protected(config: dict[str, Any]) -> bool:
-    return bool(config["trial"]["protected"])
 
 
 def curve(curves: Curves, number: int) -> list[tuple[int, float]]:

@@ -148,7 +148,7 @@ class Engine:
         )
         scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
         for record in past:
-            replay(scheduler, record.intermediate, f"past-{record.number}", config.primary.name)
+            replay(scheduler, record.number, record.intermediate, config.primary.name)
         if not self._is_ready():
             return False
         tune.Tuner(

@@ -161,7 +161,7 @@ class _Search:
         if role == BASELINE:
             self._baseline = proposal.number
         if recorded:
-            self._playback.add(str(proposal.number), protected=role in PROTECTED)
+            self._playback.add(proposal.number, protected=role in PROTECTED)
         acts = self._stage.acts[recording.number]
         return _Running(proposal.number, role, recording, acts, recorded)
 
@@ -188,12 +188,12 @@ class _Search:
         last = trial.position == len(trial.acts)
         if not trial.recorded:
             return "error" if last else None
-        name, value = str(trial.number), act.metrics[self._primary.name]
-        self._history.add(trial.number, act.images_seen, act.metrics)
-        self._study.report(trial.number, act.images_seen, value)
-        if not last and not self._playback.stops(name, act.images_seen, value):
+        number, value = trial.number, act.metrics[self._primary.name]
+        self._history.add(number, act.images_seen, act.metrics)
+        self._study.report(number, act.images_seen, value)
+        if not last and not self._playback.stops(number, act.images_seen, value):
             return None
-        self._playback.complete(name, act.images_seen, value)
+        self._playback.complete(number, act.images_seen, value)
         return "finished" if last else "pruned"
 
     def _end(self, trial: _Running, outcome: Outcome) -> None:
