@@ -52,11 +52,23 @@ def test_a_trial_beyond_the_guard_does_not_win_however_good_it_is(history: Histo
     assert found.shut_out is found.rows[-1]
 
 
+def test_a_trial_that_was_stopped_early_is_beside_the_baseline_at_the_same_images(
+    history: History,
+) -> None:
+    history.add(7, 100, {"fd": 5.0, "off_manifold": 0.40})
+    history.add(8, 100, {"fd": 9.0, "off_manifold": 0.50})
+    history.add(8, 200, {"fd": 2.0, "off_manifold": 0.10})
+    baseline = record(8, role="baseline", label="uniform")
+    row = next(r for r in board(history, baseline, record(7, "pruned")).rows if r.number == 7)
+    assert row.excess["off_manifold"] == pytest.approx(-0.12)
+
+
 def test_a_trial_beyond_the_guard_is_shut_out_only_where_it_would_have_won(
     history: History,
 ) -> None:
-    history.add(4, 300, {"fd": 2.2, "off_manifold": 0.9})
-    assert board(history, BASELINE, record(4)).shut_out is None
+    history.add(6, 200, {"fd": 2.2, "off_manifold": 0.9})
+    assert not board(history, BASELINE, record(6)).rows[-1].within_guards
+    assert board(history, BASELINE, record(6)).shut_out is None
     assert board(history, record(1)).shut_out is None
 
 

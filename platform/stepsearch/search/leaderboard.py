@@ -136,6 +136,20 @@ def guard_excess(
     }
 
 
+def last_excess(
+    history: History, number: int, baseline: int, guards: Mapping[str, float]
+) -> dict[str, float]:
+    """`guard_excess` of a trial's last report, beside the baseline's at the same images_seen.
+
+    A trial that was stopped early is not compared with a baseline that was trained on; where the
+    baseline has not come as far, no guard binds.
+    """
+    reports = history.reports(number)
+    last = max(reports, default=0)
+    beside = next((m for at, m in history.reports(baseline).items() if at >= last), {})
+    return guard_excess(reports.get(last, {}), beside, guards)
+
+
 def _row(
     seeds: Sequence[TrialRecord],
     baseline: Sequence[TrialRecord],
@@ -147,9 +161,8 @@ def _row(
     record = seeds[0]
     minimize = primary.direction == "minimize"
     finished = [r for r in seeds if r.outcome == "finished"]
-    metrics = history.last(record.number)
     whole = [r for r in baseline if r.outcome == "finished"]
-    against = guard_excess(metrics, history.last(whole[0].number), guards) if whole else {}
+    excess = last_excess(history, record.number, whole[0].number, guards) if whole else {}
     compared = None
     if record.attrs.get("role") != BASELINE and finished:
         pairs = _paired(whole, finished)
@@ -167,8 +180,8 @@ def _row(
         reason=record.reason,
         images_seen=max(history.curve(record.number, primary.name), default=0),
         values=tuple(history.last(r.number)[primary.name] for r in finished),
-        metrics=metrics,
-        excess=against,
+        metrics=history.last(record.number),
+        excess=excess,
         speed_up=compared,
         earlier=record.attrs.get(EARLIER),
     )

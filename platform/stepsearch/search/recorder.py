@@ -8,7 +8,7 @@ from typing import Any
 
 from stepsearch.search.board import Board, Entry, View, describe
 from stepsearch.search.history import History, Metrics
-from stepsearch.search.leaderboard import BASELINE, PROPOSAL, guard_excess
+from stepsearch.search.leaderboard import BASELINE, PROPOSAL, last_excess
 from stepsearch.search.mirror import Mirror
 from stepsearch.search.spending import Spending
 from stepsearch.search.trial import Trial
@@ -16,6 +16,7 @@ from stepsearch.study import Proposal, Study
 from stepsearch.tracking import Run, Tracker, trial_name
 
 _ENDED = {"finished": "✓", "pruned": "✂", "diverged": "✗", "error": "✗", "interrupted": "‖"}
+_FAILED = ("diverged", "error")
 
 
 class Recorder:
@@ -106,14 +107,17 @@ class Recorder:
     def _tell(self, number: int, outcome: Any, reason: str | None, infeasible: str | None) -> None:
         last = self._history.last(number)
         values = [last.get(objective.name) for objective in self._objectives]
-        constraints = {infeasible: 1.0} if infeasible else self._constraints(last)
+        constraints = {infeasible: 1.0} if infeasible else self._constraints(number)
         self._study.tell(number, outcome, values, reason, constraints)
 
-    def _constraints(self, metrics: Metrics) -> dict[str, float]:
-        """The guards as Optuna's constraints; a guard without a baseline yet does not bind."""
+    def _constraints(self, number: int) -> dict[str, float]:
+        """The guards as Optuna's constraints, which are stored for good: of the baseline's report
+        at the same images_seen, which will not change. Without one, or where the baseline failed,
+        a guard does not bind."""
         baseline = next((e for e in self._board.entries.values() if e.role == BASELINE), None)
-        known = self._history.last(baseline.number) if baseline else {}
-        excess = guard_excess(metrics, known, self._guards)
+        if baseline is None or baseline.state in _FAILED:
+            return dict.fromkeys(self._guards, 0.0)
+        excess = last_excess(self._history, number, baseline.number, self._guards)
         return {name: excess.get(name, 0.0) for name in self._guards}
 
     def _illustrate(self, run: Run, trial: Trial) -> None:

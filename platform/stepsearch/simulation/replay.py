@@ -16,7 +16,7 @@ from stepsearch.search.leaderboard import (
     PROTECTED,
     REPEAT,
     Leaderboard,
-    guard_excess,
+    last_excess,
     leaderboard,
 )
 from stepsearch.search.schedulers import Playback, trial_scheduler
@@ -213,9 +213,10 @@ class _Search:
             self._found.append(Found(self._images, self._clock, regret))
 
     def _constraints(self, trial: _Running) -> dict[str, float]:
-        """As the recorder has them: a guard without a baseline yet does not bind."""
-        known = {} if self._baseline is None else self._history.last(self._baseline)
-        excess = guard_excess(self._history.last(trial.number), known, self._guards)
+        """As the recorder has them."""
+        if self._baseline is None:
+            return dict.fromkeys(self._guards, 0.0)
+        excess = last_excess(self._history, trial.number, self._baseline, self._guards)
         return {name: excess.get(name, 0.0) for name in self._guards}
 
     def _standings(self) -> Leaderboard:
