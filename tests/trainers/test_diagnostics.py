@@ -60,6 +60,14 @@ def test_draws_losses_and_gradients_are_recorded_and_drawn(tmp_path: Path) -> No
             assert picture.width > 500
 
 
+def test_gradients_are_recorded_of_a_denoiser_with_stages(tmp_path: Path) -> None:
+    stages = {"kind": "multistage_unet", "channels": [8, 16], "boundaries": [0.1, 0.4]}
+    _, folder = trained(tmp_path, gradient_images=4, denoiser=stages)
+    for row in read_rows(folder / "loss.jsonl"):
+        assert all(value is None or value > 0 for value in row["gradient_norm"])
+        assert any(row["gradient_norm"])
+
+
 def test_gradients_are_left_out_unless_they_are_asked_for(tmp_path: Path) -> None:
     config, folder = trained(tmp_path, strategy={"kind": "min_snr"})
     (first, _) = read_rows(folder / "loss.jsonl")

@@ -70,14 +70,17 @@ class Evaluator:
     def gradient(
         self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None
     ) -> Tensor:
-        """The gradient of the mean error over m images as one vector, with dropout off."""
+        """The gradient of the mean error over m images as one vector, with dropout off.
+
+        It is 0 for weights of stages that none of the images goes to.
+        """
         weights = [p for p in self.denoiser.parameters() if p.requires_grad]
         total = torch.zeros(sum(p.numel() for p in weights), device=x0.device)
         share = -(-len(t) // self.workers.size)
         with self._still():
             for part in self._parts(x0, t, noise, labels, share):
                 loss = self._errors(*part).sum() / len(t)
-                gradients = torch.autograd.grad(loss, weights)
+                gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
                 total += torch.cat([gradient.flatten() for gradient in gradients])
         return self.workers.sum(total)
 
