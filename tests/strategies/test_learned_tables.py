@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stepsearch.diffusion.noise import FlowConfig
 from stepsearch.errors import UserError
 from stepsearch.strategies import STRATEGIES, strategy
 from stepsearch.strategies.adaptive.bins import log_sigma
@@ -126,6 +127,17 @@ def test_infonoise_over_the_weight_makes_density_times_weight_the_information(al
         product = built.p * built.w
         products.append(product / product.sum())
     np.testing.assert_allclose(products[0], products[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["min_snr", "p2"])
+def test_infonoise_draws_only_the_floor_where_the_weight_is_0(weighting):
+    abar = FlowConfig().build().alpha_bar
+    config = strategy("infonoise", history=1, newness=1.0, w={"kind": weighting})
+    built = config.build(abar, "flow")
+    observe(built, list(range(1000)), [0.5] * 1000)
+    built.refresh()
+    assert built.w[-1] == 0
+    assert built.p[-1] == pytest.approx(config.floor / 1000)
 
 
 def test_infonoise_waits_for_its_warm_up_and_for_enough_errors(alpha_bar, generator):

@@ -23,8 +23,8 @@ class InfoNoiseConfig(LearnedConfig):
 
     mmse / sigma^2 is the rate at which information is lost with ln sigma (I-MMSE); the gate
     sigma^n / (sigma^n + c^n) keeps the lowest noise from taking it all. w is the loss's weight
-    on the x0 scale, so that p w is the information's density; the published codes disagree on
-    this step, `over_weight` leaves it out.
+    on the x0 scale, so that p w is the information's density, and p the floor where w is 0;
+    the published codes disagree on this step, `over_weight` leaves it out.
     """
 
     kind: Literal["infonoise"] = "infonoise"
@@ -76,7 +76,9 @@ class InfoNoise(LearnedStrategy):
         sigma = np.exp(levels)
         scale = gate(sigma, config.gate, config.gate_power) * np.gradient(levels)
         if config.over_weight:
-            scale = scale / np.maximum(w * factor, np.finfo(np.float64).tiny)
+            x0_weight = w * factor
+            zeros = np.zeros_like(scale)
+            scale = np.divide(scale, x0_weight, out=zeros, where=x0_weight > 0)
         # bins hold mmse / sigma^2 and not mmse, which changes by orders of magnitude inside one
         self._constants = {
             "bin": torch.from_numpy(equal_bins(levels, config.bins)),
