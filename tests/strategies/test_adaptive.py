@@ -55,6 +55,32 @@ def test_the_policys_weights_follow_from_the_generator_alone(generator):
     assert not torch.equal(first, third)
 
 
+@pytest.mark.parametrize(("bias", "bound"), [(60.0, 50.0), (-5.0, 0.1)])
+def test_the_entropy_brings_a_collapsed_policy_back(bias, bound, generator):
+    policy = new_policy((1, 8, 8), (8,), 4, generator)
+    torch.nn.init.constant_(policy.head[-1].bias, bias)
+    x0 = torch.randn(5, 1, 8, 8, generator=generator)
+    assert [set(x.tolist()) for x in policy(x0)] == [{np.float32(bound)}] * 2
+    optimizer = torch.optim.Adam([policy.head[-1].bias], lr=1.0)
+    for _ in range(30):
+        optimizer.zero_grad()
+        a, b = policy(x0)
+        (-torch.distributions.Beta(a, b).entropy().mean()).backward()
+        optimizer.step()
+    for x in policy(x0):
+        assert ((x > 0.1) & (x < 50)).all()
+
+
+def test_the_bounds_change_no_bit_of_a_policy_inside_them(generator):
+    policy = new_policy((1, 8, 8), (8,), 4, generator)
+    torch.nn.init.normal_(policy.head[-1].weight, std=9.0, generator=generator)
+    x0 = torch.randn(200, 1, 8, 8, generator=generator)
+    free = torch.nn.functional.softplus(policy.head(policy.features(x0))) + 1e-5
+    inside = (free > 0.1) & (free < 50)
+    assert 0 < (~inside).sum() < inside.sum()
+    assert torch.equal(torch.stack(policy(x0), 1)[inside], free[inside])
+
+
 def test_the_first_density_matches_section_11_2(alpha_bar):
     p = strategy("adaptive", **PAPER).build(alpha_bar()).p
     np.testing.assert_allclose(

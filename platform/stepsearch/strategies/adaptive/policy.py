@@ -46,8 +46,16 @@ class BetaPolicy(nn.Module):
 
     def forward(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         raw = self.head(self.features(x0))
-        a, b = (nn.functional.softplus(raw) + 1e-5).clamp(_LOWEST, _HIGHEST).unbind(1)
+        a, b = _bounded(nn.functional.softplus(raw) + 1e-5).unbind(1)
         return a, b
+
+
+def _bounded(x: Tensor) -> Tensor:
+    """x inside the bounds, with the gradient of x outside of them too, where clamp has none.
+
+    So a policy that has collapsed can come back (a straight-through estimator).
+    """
+    return x - x.detach() + x.detach().clamp(_LOWEST, _HIGHEST)
 
 
 def new_policy(
