@@ -20,8 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 KILLS = 20
 SEARCH = {
-    "budget": {"trials": 10, "images": 2000, "reports": 6},
+    "budget": {"trials": 8, "images": 2000, "reports": 6},
     "trial_scheduler": {"kind": "fifo"},
+    "finalists": {"count": 1, "seeds": 2},
     "retries": 100,
 }
 

@@ -37,7 +37,8 @@ def one_process(title: str) -> psutil.Process:
 
 
 def check_nothing_is_lost(result: SearchResult, milestones: tuple[int, ...]) -> None:
-    """All records say: every trial is finished, once, with each milestone once and in order."""
+    """All records say: every trial is finished, once, with each milestone once and in order; and
+    the search has left behind what it does at its end."""
     assert [record.outcome for record in result.records] == ["finished"] * len(result.records)
     lines = (result.folder.history).read_text().splitlines()
     assert len(lines) == len(set(lines)) == len(result.records) * len(milestones)
@@ -49,6 +50,8 @@ def check_nothing_is_lost(result: SearchResult, milestones: tuple[int, ...]) -> 
     )
     whole = HeldTrial("FINISHED", "finished", milestones, runs=1)
     assert held == {record.number: whole for record in result.records}
+    assert result.folder.is_closed(len(result.records))
+    assert (result.folder.summary / "leaderboard.csv").exists()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class _Numbered:
     trial_id: str
 
 
-class _Fair:
+class _Fair(ABC):
     """A rule of Ray Tune's that an interruption changes nothing for, and that spares some trials.
 
     Each report of a trial is counted once: a resumed one may repeat its last report, on which was
@@ -101,9 +102,9 @@ class _Fair:
         counted.add(images_seen)
         return True
 
+    @abstractmethod
     def _count(self, controller: Any, trial: _Numbered, result: dict[str, Any]) -> None:
         """Let the rule know a report that it does not judge."""
-        raise NotImplementedError
 
 
 class _FairASHA(_Fair, AsyncHyperBandScheduler):
