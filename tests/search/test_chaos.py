@@ -72,5 +72,6 @@ def test_twenty_random_kills_change_nothing(
         driver.communicate(timeout=600)
     result = SearchResult.read(config.resolved())
     check_nothing_is_lost(result, config.budget.milestones())
+    assert (result.folder.summary / "leaderboard.csv").exists()
     undisturbed = launch(small(name="undisturbed", **SEARCH))
     assert values_of(result) == values_of(undisturbed)
