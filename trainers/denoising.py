@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from stepsearch.config import Config
 from stepsearch.diffusion.datasets import AnyDataset, DigitsConfig
 from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
+from stepsearch.diffusion.denoisers.multistage import MultistageConfig
 from stepsearch.diffusion.execution import check_execution
 from stepsearch.diffusion.labels import check_label_dropout
 from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
@@ -29,12 +30,15 @@ from stepsearch.strategies.staged import build_staged
 from stepsearch.terminal import strategy_chart
 from trainers.cost import measure
 from trainers.evaluation import SAMPLING_SEED
-from trainers.judging import check_judge, prepare_judge
+from trainers.judging import check_judge, judged_scores, prepare_judge
 from trainers.rows import last_strategy, read_rows
+from trainers.stopwatch import OF_THE_CLOCK
 from trainers.training_trial import CHECKPOINT, run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from stepsearch.study import Direction
 
 
 class DenoisingConfig(Config):
@@ -144,6 +148,18 @@ class DenoisingConfig(Config):
     def guards(self) -> Mapping[str, float]:
         """A feature distance alone crowns samples full of static (docs/metrics.md)."""
         return {"off_manifold": 0.02}
+
+    def reported(self) -> Mapping[str, Direction]:
+        """The judge's scores, what the training came to and what everything costs."""
+        data = self.dataset.load()
+        costs = ["train_loss", "grad_norm", "drawn_images", "network_evaluations"]
+        costs += [name for name in sorted(OF_THE_CLOCK) if name != "images_per_s"]
+        if self.denoiser.classes(data) or isinstance(self.denoiser, MultistageConfig):
+            costs.append("gflops_image")  # as `drawing_cost` has it
+        if self.training.precision == "float16":
+            costs.append("skipped_steps")
+        found: dict[str, Direction] = judged_scores(self.judge, data.name)
+        return found | dict.fromkeys(costs, "minimize") | {"images_per_s": "maximize"}
 
     def training_for(
         self, seed: int, budget: int, workers: Workers = ALONE, slices: int = 1

@@ -6,14 +6,23 @@ import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from stepsearch.diffusion.datasets import AnyDataset, Dataset
 from stepsearch.evaluation.features.network import NetworkConfig, check_channels
 from stepsearch.evaluation.judge import Judge
-from stepsearch.evaluation.judge_config import JudgeConfig, check_labels
+from stepsearch.evaluation.judge_config import (
+    JudgeConfig,
+    better_when_higher,
+    check_labels,
+    score_names,
+)
 from trainers.fastest import on_the_fastest
+
+if TYPE_CHECKING:
+    from stepsearch.study import Direction
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +55,14 @@ def judge_of(
         cache,
         device,
     )
+
+
+def judged_scores(config: JudgeConfig, name: str) -> dict[str, Direction]:
+    """The judge's scores on the data set `name`, and which way each is better."""
+    higher = better_when_higher(config, name)
+    return {
+        score: "maximize" if score in higher else "minimize" for score in score_names(config, name)
+    }
 
 
 def prepare_judge(config: JudgeConfig, dataset: AnyDataset, cache: Path) -> Mapping[str, float]:

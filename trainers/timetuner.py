@@ -28,12 +28,14 @@ from stepsearch.search.trial import Cost, Run, TrainerFacts
 from trainers.checkpoint import AnyCheckpoint, look
 from trainers.cost import measure_drawing
 from trainers.drawing_trial import run
-from trainers.judging import check_judge, prepare_judge
+from trainers.judging import check_judge, judged_scores, prepare_judge
 from trainers.subject import subject_of
 from trainers.tuned_trial import draw_over_nfe, draw_times, write_tuned_trial
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from stepsearch.study import Direction
 
 
 class TimesConfig(Config):
@@ -218,6 +220,16 @@ class TimeTunerConfig(Config):
     def guards(self) -> Mapping[str, float]:
         """A feature distance alone crowns samples full of static (docs/metrics.md)."""
         return {"off_manifold_excess": 0.02} if self.judges else {}
+
+    def reported(self) -> Mapping[str, Direction]:
+        """The scores, those beside the untuned times', and what everything costs."""
+        name = self.dataset.load().name
+        one_noise = self.judge.model_copy(update={"sampling_seeds": 1})
+        found = judged_scores(one_noise, name) if self.judges else {}
+        beside = [f"{distance}_ratio" for distance in self.distances]
+        beside += ["off_manifold_excess"] if self.judges else []
+        costs = ("nfe", "tuning_cpu_s", "evaluation_cpu_s")
+        return found | dict.fromkeys((self.primary, *beside, *costs), "minimize")
 
     def illustrate(self, folder: Path) -> None:
         """Draw tau against t, and each slot's loss with tau and without."""

@@ -33,6 +33,13 @@ def assert_refused(ending: Ending, line: str) -> None:
 
 SPACE_KINDS = ", ".join(map(repr, SPACES))
 STRATEGY_KINDS = ", ".join(map(repr, STRATEGIES))
+REPORTED = (
+    "fd_digits, off_manifold, kid_digits, precision, recall, pixel_fd, density, coverage, "
+    "fd_digits_se, train_loss, grad_norm, drawn_images, network_evaluations, drawing_cpu_s, "
+    "drawing_s, evaluation_cpu_s, judging_cpu_s, judging_s, train_cpu_s, images_per_s"
+)
+HIGHER = ("precision", "recall", "density", "coverage", "images_per_s")
+LOWER = ", ".join(name for name in REPORTED.split(", ") if name not in HIGHER)
 
 IN_THE_FILE = [
     ("buget.trials=3", "buget is not a known key; did you mean 'budget'? (known keys: budget, "
@@ -82,6 +89,14 @@ IN_THE_FILE = [
     ("trainer={kind: timetuner, checkpoint: {kind: search, name: old, storage: searches}}",
      "search must be one of those in {cwd}/searches (none yet), got 'old'"),
     ("space=timetuner", "space 'timetuner' must be used with trainer timetuner, got 'denoising'"),
+    ("objectives=[{name: fd_digit}]", "objectives[0].name must be a metric that trials report "
+     f"({REPORTED}), got 'fd_digit'"),
+    ("objectives=[{name: fd_digits}, {name: recall}]", "objectives[1].direction must be maximize "
+     "for recall, which is better when higher, got 'minimize'"),
+    ("guards={off_manifol: 0.02}", "guards must be of metrics that trials report and that are "
+     f"better when lower ({LOWER}), got 'off_manifol'"),
+    ("guards={recall: 0.02}", "guards must be of metrics that trials report and that are "
+     f"better when lower ({LOWER}), got 'recall', which is better when higher"),
     ("trainer.strategy={kind: speed, tau: 1200}", "speed.tau must be in 1..1000 (T), got 1200"),
     ("trainer.strategy={kind: speed, k: 0.5}", "trainer.strategy.k must be at least 1, got 0.5"),
     ("trainer.strategy={kind: speed, lam: 0.3}",

@@ -64,6 +64,7 @@ def test_a_trial_says_what_its_images_and_their_scores_cost(trial: Trial) -> Non
     trial.folder.mkdir()
     run(trial, Keeper(last=128))
     assert [report["drawn_images"] for report in reports] == [32, 32]
+    assert set(reports[-1]) == {"images_seen", *trial.config.reported()}
     assert [report["network_evaluations"] for report in reports] == [64, 64]
     for report in reports:
         parts = report["drawing_cpu_s"], report["judging_cpu_s"]
@@ -102,6 +103,8 @@ def test_a_trial_in_float16_says_how_many_steps_it_skipped(trial: Trial) -> None
     heard = Listener()
     run(Trial(0, config, 0, (64,), trial.folder, trial.cache), heard)
     assert heard.heard[64]["skipped_steps"] == 0
+    assert "skipped_steps" in config.reported()
+    assert "skipped_steps" not in trial.config.reported()
 
 
 def test_fewer_workers_than_stages_are_refused_where_each_has_one() -> None:

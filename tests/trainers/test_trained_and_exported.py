@@ -19,6 +19,7 @@ from tests.trainers.conftest import Listener
 from trainers import DenoisingConfig, trainer
 from trainers.rows import read_rows
 from trainers.stages import drawing_cost
+from trainers.stopwatch import OF_THE_CLOCK
 from trainers.training_trial import CHECKPOINT, run
 
 JUDGE = {"samples": 32, "classifier": {"budget": 1000}}
@@ -107,6 +108,8 @@ def test_a_denoiser_with_stages(tmp_path: Path) -> None:
         sampler={"num_steps": 5},
     )
     metrics, network = trial.metrics, trial.config.training_for(0, 64).denoiser
+    more = {"images_seen", "loss_stage_1", "loss_stage_2"}
+    assert {*metrics, *OF_THE_CLOCK} == {*trial.config.reported(), *more}
     costs = stage_costs(network, (1, 8, 8))
     # trailing timesteps 999, 799, 599, 399, 199: three of the noisy stage, two of the other
     assert metrics["gflops_image"] == pytest.approx(5e-9 * costs.flops([2, 3]))

@@ -74,6 +74,12 @@ def score_names(config: JudgeConfig, name: str) -> tuple[str, ...]:
     )
 
 
+def better_when_higher(config: JudgeConfig, name: str) -> frozenset[str]:
+    """Those of `score_names` of which a perfect sampler has much."""
+    score = config.features.names(name).inception_score
+    return frozenset(("precision", "recall", "density", "coverage", *([score] if score else ())))
+
+
 def check_labels(
     name: str, labels: Tensor | None, held_out: Tensor | None
 ) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from stepsearch.bucket import S3Url
 from stepsearch.cluster import LanesConfig
 from stepsearch.config import Config, Name, Place, merge, parse
 from stepsearch.errors import UserError
+from stepsearch.search.metrics import check_metrics
 from stepsearch.study import AnyOptunaSampler, Objective, TpeConfig
 from stepsearch.tracking import TrackingConfig
 
@@ -95,7 +96,8 @@ class SearchConfig(Config):
         (), description="what Optuna minimises; the first one is primary; none: the trainer's own"
     )
     guards: dict[str, float] | None = Field(
-        None, description="metric: how much worse than the baseline it may be; none: the trainer's"
+        None,
+        description="metric: how much more than the baseline's it may be; none: the trainer's",
     )
     budget: BudgetConfig = BudgetConfig()
     prices: PricesConfig | None = Field(None, description="none: money is not counted")
@@ -132,7 +134,8 @@ class SearchConfig(Config):
             self.trainer.check(workers)
 
     def check_space(self) -> None:
-        """Raise UserError unless the space fits the trainer, and the finalists the space."""
+        """Raise UserError unless the space fits the trainer, the finalists the space, and what is
+        to be compared what trials report."""
         facts = self.trainer.facts()
         self.space.check(facts)
         by, known = self.finalists.by, self.space.fixed(facts)[0].params
@@ -141,6 +144,7 @@ class SearchConfig(Config):
                 f"finalists.by must be a parameter of the baseline ({', '.join(known)}), "
                 f"got {by!r}"
             )
+        check_metrics(self.objectives, self.guards or (), self.trainer)
 
     def resolved(self) -> SearchConfig:
         """With all written out that the file leaves to the trainer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stepsearch.diffusion.denoisers import DenoiserConfig
     from stepsearch.diffusion.workers import Workers
     from stepsearch.strategies import FloatArray, PredictionType
+    from stepsearch.study import Direction
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,19 @@ class Run(Protocol):
     def __call__(self, trial: Trial, report: Report, workers: Workers) -> None: ...
 
 
+@runtime_checkable
+class Declares(Protocol):
+    """A trainer that knows beforehand what all its trials report; not every one does."""
+
+    def reported(self) -> Mapping[str, Direction]:
+        """The metrics of each trial's last report, and which way each is better."""
+
+
 class Trainer(Protocol):
-    """A trainer's configuration, as the platform uses it."""
+    """A trainer's configuration, as the platform uses it.
+
+    One that `Declares` what its trials report has a search's objectives and guards checked.
+    """
 
     @property
     def run(self) -> Run:
@@ -135,7 +147,7 @@ class Trainer(Protocol):
         """The metric to minimise where the search names none."""
 
     def guards(self) -> Mapping[str, float]:
-        """Metrics that may be this much worse than the baseline's, not more."""
+        """Metrics that may be this much higher than the baseline's, not more."""
 
     def illustrate(self, folder: Path) -> None:
         """Draw the pictures of an ended trial into `folder`/pictures."""

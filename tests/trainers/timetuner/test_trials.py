@@ -30,6 +30,7 @@ from trainers.tuning import solution
 MOVED = {"r": (0.1, 0.2, -0.1, 0.3)}
 UNTUNED = [999, 749, 499, 249]
 CPU = torch.device("cpu")
+TIMED = ("tuning_cpu_s", "evaluation_cpu_s")
 
 
 def test_the_untuned_trial_is_what_all_others_are_compared_with(config: Any, trial: Any) -> None:
@@ -127,6 +128,7 @@ def test_the_energy_distance_needs_no_labels_and_is_that_of_the_images(
     made = trial(config(**energy, times=MOVED))
     (metrics,) = heard(made)
     assert set(metrics) == {"images_seen", "nfe", "energy", "energy_ratio"}
+    assert {*metrics, *TIMED} == {"images_seen", *made.config.reported()}
     at = subject_of(made.config.checkpoint, made.config.dataset, CPU)
     network = at.network(made.config.sampler, "embedding")
     tau = torch.tensor(json.loads((made.folder / TIMES).read_text())["tau"])
@@ -136,7 +138,9 @@ def test_the_energy_distance_needs_no_labels_and_is_that_of_the_images(
 
 
 def test_the_judge_is_asked_too_where_there_are_labels(config: Any, trial: Any) -> None:
-    (metrics,) = heard(trial(config(score="energy", times=MOVED)))
+    made = trial(config(score="energy", times=MOVED))
+    (metrics,) = heard(made)
+    assert {*metrics, *TIMED} == {"images_seen", *made.config.reported()}
     assert metrics.keys() >= {"energy_ratio", "fd_digits_ratio", "pixel_fd_ratio"}
 
 
