@@ -8,8 +8,12 @@ from pydantic import TypeAdapter
 
 from stepsearch.errors import UserError
 from stepsearch.strategies import STRATEGIES, AnyStrategy, strategy
+from stepsearch.strategies.adaptive.table import LearnedConfig
 
 UNIFORM: dict[str, Any] = {"strategy": {"kind": "uniform"}}
+FREE: dict[str, Any] = {"strategy": {"kind": "uniform", "stratify": False}}
+LATTICE: dict[str, Any] = {"strategy": {"kind": "compose", "lattice": True}}
+LEARNED = [kind for kind, config in STRATEGIES.items() if issubclass(config, LearnedConfig)]
 REQUIRED = {"phase": {"phases": [UNIFORM | {"images": 64}, UNIFORM]}}
 WORDS = {
     limits.Ge: ("ge", "at least", -1),
@@ -93,6 +97,16 @@ MISTAKES = [
      "phase.phases[0].images must be at least 1, got 0"),
     ("phase", {"phases": [{"strategy": {"kind": "sped"}}, UNIFORM]},
      "phase.phases[0].strategy.kind must be one of 'speed', 'speed_released'"),
+    ("phase", {"stratify": False, "phases": [UNIFORM | {"images": 9}, UNIFORM]},
+     "phase.stratify must be given in the strategy of each phase, got False"),
+    ("phase", {"phases": [UNIFORM | {"images": 9}, UNIFORM | {"images": 9, "ramp": True}, FREE]},
+     "phase.phases must have the same stratify before and after a ramp, got True in [1] and"
+     " False in [2]"),
+    ("phase", {"phases": [LATTICE | {"images": 9, "ramp": True}, UNIFORM]},
+     "phase.phases must have the same lattice before and after a ramp, got True in [0] and"
+     " False in [1]"),
+    *((kind, {"w": {"kind": "p2", "stratify": False}},
+       f"{kind}.w.stratify must be given as {kind}.stratify, got False") for kind in LEARNED),
     ("uniform", {"stratify": "no way"}, "uniform.stratify must be true or false, got"),
     ("uniform", {"k": 1}, "uniform.k is not a known key (known keys: kind, stratify)"),
     ("sped", {}, f"strategy must be one of {', '.join(STRATEGIES)}, got 'sped'"),
@@ -109,6 +123,7 @@ def test_bad_parameters_are_refused_in_one_line(
 
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_a_config_names_its_kind_and_is_read_back_by_it(kind: str) -> None:
-    config = strategy(kind, stratify=False, **REQUIRED.get(kind, {}))
+    own = REQUIRED.get(kind, {"stratify": False})
+    config = strategy(kind, **own)
     assert config.kind == kind
     assert TypeAdapter(AnyStrategy).validate_python(config.model_dump()) == config

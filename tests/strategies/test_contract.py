@@ -98,7 +98,7 @@ def test_tables_are_what_density_and_weight_say_and_cannot_be_changed(config, al
 @every_strategy
 @pytest.mark.parametrize("stratify", [True, False])
 def test_draws_are_n_integers_in_range(config, stratify, alpha_bar, generator):
-    built = config.model_copy(update={"stratify": stratify}).build(alpha_bar("linear", 500))
+    built = stratified(config, stratify).build(alpha_bar("linear", 500))
     for n in [1, 2, 3, 7, 64] * 10:
         t = built.draw(n, generator)
         assert t.shape == (n,)
@@ -110,7 +110,7 @@ def test_draws_are_n_integers_in_range(config, stratify, alpha_bar, generator):
 @every_strategy
 def test_draws_follow_the_declared_marginal(config, alpha_bar, generator):
     n, batches, bins = 256, 400, 50
-    independent = config.model_copy(update={"stratify": False}).build(alpha_bar())
+    independent = stratified(config, False).build(alpha_bar())
     draws = torch.cat([independent.draw(n, generator) for _ in range(batches)])
     marginal = independent.marginal(n)
     of_t = np.minimum((np.cumsum(marginal) * bins).astype(int), bins - 1)  # of about equal mass
@@ -120,6 +120,14 @@ def test_draws_follow_the_declared_marginal(config, alpha_bar, generator):
     found = chisquare(seen[expected > 0], expected[expected > 0])
     degrees = np.count_nonzero(expected) - 1
     assert chi2.sf(found.statistic / dependence(config), degrees) > 1e-5
+
+
+def stratified(config: StrategyConfig, stratify: bool) -> StrategyConfig:
+    """The strategy with stratified draws or without: those of a phase are its own strategy's."""
+    own = config.model_dump()
+    for part in [phase["strategy"] for phase in own.get("phases", [])] or [own]:
+        part["stratify"] = stratify
+    return strategy(**own)
 
 
 def dependence(config: StrategyConfig) -> float:

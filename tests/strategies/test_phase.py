@@ -82,6 +82,21 @@ def test_a_ramp_moves_the_weighted_density_on_a_straight_line(alpha_bar, generat
     np.testing.assert_allclose(built.p * built.w, middle)
 
 
+@pytest.mark.parametrize("ramp", [True, False])
+@pytest.mark.parametrize(
+    "own", [{}, {"stratify": False}, {"lattice": True}, {"antithetic": True, "stratify": False}]
+)
+def test_draws_depend_on_each_other_as_the_phases_say(own, ramp, alpha_bar):
+    alone = strategy("compose", **own)
+    phases = [{"strategy": alone.model_dump(), "images": 10_000, "ramp": ramp}]
+    built = strategy("phase", phases=[*phases, phases[0] | {"images": None, "ramp": False}])
+    draws = [
+        config.build(alpha_bar()).draw(64, torch.Generator().manual_seed(3))
+        for config in (built, alone)
+    ]
+    assert torch.equal(*draws)
+
+
 def test_a_ramp_needs_two_tables(alpha_bar):
     mirrored = {"strategy": {"kind": "speed_released"}, "images": 64, "ramp": True}
     config = strategy("phase", phases=[mirrored, UNIFORM])

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _RAMP_STEPS = 50
 """Tables that a ramp goes through."""
+_DRAWS = {"stratify": True, "lattice": False, "antithetic": False}
+"""How TableStrategy draws unless a family says otherwise."""
 
 
 class PhasedStrategy(Strategy):
@@ -112,7 +114,8 @@ class Phase(Config):
     images: int | None = Field(default=None, ge=1)
     """Images that it lasts; none for the last one, which has no end."""
     ramp: bool = False
-    """Over its images it turns into the next one, in 50 steps; both must be without state."""
+    """Over its images it turns into the next one, in 50 steps; both must be without state and
+    draw alike."""
 
 
 class PhaseConfig(StrategyConfig):
@@ -124,6 +127,13 @@ class PhaseConfig(StrategyConfig):
     kind: Literal["phase"] = "phase"
     phases: tuple[Phase, ...] = Field(min_length=2, max_length=100)
 
+    @field_validator("stratify")
+    @classmethod
+    def _draws_are_the_phases(cls, stratify: bool) -> bool:
+        if not stratify:
+            raise ValueError("stratify must be given in the strategy of each phase, got False")
+        return stratify
+
     @field_validator("phases")
     @classmethod
     def _only_the_last_has_no_end(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
@@ -132,6 +142,18 @@ class PhaseConfig(StrategyConfig):
                 raise ValueError(f"phases must have images in all but the last, got none in [{i}]")
         if phases[-1].images is not None or phases[-1].ramp:
             raise ValueError("phases must end with one without images and ramp, got one with")
+        return phases
+
+    @field_validator("phases")
+    @classmethod
+    def _ramps_join_equal_draws(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        for i, (now, then) in enumerate(pairwise(phases)):
+            ours, theirs = (_DRAWS | phase.strategy.draws() for phase in (now, then))
+            for name in (name for name in _DRAWS if now.ramp and ours[name] != theirs[name]):
+                raise ValueError(
+                    f"phases must have the same {name} before and after a ramp, got"
+                    f" {ours[name]} in [{i}] and {theirs[name]} in [{i + 1}]"
+                )
         return phases
 
     def density(self, alpha_bar: FloatArray) -> FloatArray:
@@ -153,7 +175,7 @@ class PhaseConfig(StrategyConfig):
         for phase, (now, then) in zip(self.phases, pairwise(built), strict=False):
             assert phase.images is not None
             if phase.ramp:
-                yield from _ramp(now, then, start, phase.images)
+                yield from _ramp(now, then, start, phase.images, phase.strategy.draws())
             else:
                 yield start, now
             start += phase.images
@@ -161,9 +183,10 @@ class PhaseConfig(StrategyConfig):
 
 
 def _ramp(
-    now: Strategy, then: Strategy, start: int, images: int
+    now: Strategy, then: Strategy, start: int, images: int, draws: dict[str, bool]
 ) -> Iterator[tuple[int, TableStrategy]]:
-    """Tables from `now` towards `then`: p and p w move along straight lines."""
+    """Tables from `now` towards `then`, drawn from as both are: p and p w move along straight
+    lines."""
     for strategy in (now, then):
         if type(strategy) is not TableStrategy:
             raise UserError(
@@ -175,4 +198,4 @@ def _ramp(
         p = (1 - f) * now.p + f * then.p
         pw = (1 - f) * now.p * now.w + f * then.p * then.w
         w = np.divide(pw, p, out=np.zeros_like(p), where=p > 0)
-        yield start + round(f * images), TableStrategy(p, w)
+        yield start + round(f * images), TableStrategy(p, w, **draws)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import field_validator
 from torch import Tensor
 
 from stepsearch.errors import UserError
@@ -123,6 +124,14 @@ class LearnedConfig(StrategyConfig):
 
     w: AnyWeight = UniformConfig()
     """The family that weighs, as in `compose`."""
+
+    @field_validator("w")
+    @classmethod
+    def _draws_are_the_strategys(cls, w: Any, info: Any) -> Any:
+        if not w.stratify:
+            kind = info.data["kind"]
+            raise ValueError(f"w.stratify must be given as {kind}.stratify, got False")
+        return w
 
     def weight(self, alpha_bar: FloatArray, prediction_type: PredictionType) -> FloatArray:
         return self.w.weight(alpha_bar, prediction_type)
