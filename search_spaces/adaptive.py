@@ -15,7 +15,9 @@ Whole = tuple[int, int]
 class AdaptiveSpace(LearnedSpace):
     """The policy's learning rate and entropy, and how often and from what it learns.
 
-    (arXiv 2411.09998.) The rest is as in the strategy's own defaults.
+    (arXiv 2411.09998.) The rest is as in the trainer's strategy, or in the strategy's defaults:
+    the points with the paper's numbers have its whole recipe where `trainer.strategy` has, as in
+    papers/adaptive_cifar10.yaml.
     """
 
     kind: Literal["adaptive"] = "adaptive"
@@ -42,10 +44,11 @@ class AdaptiveSpace(LearnedSpace):
 
     def papers(self) -> list[FixedPoint]:
         same = {"share": 1.0, "entropy": 1e-2, "every": 40, "queue": 20, "selected": 3}
+        default = {**same, "lr": 1e-3, "share": _DEFAULT_SHARE}
         return [
-            FixedPoint("Adaptive (paper, ImageNet)", {**same, "lr": 1e-3}),
-            FixedPoint("Adaptive (paper, CIFAR-10)", {**same, "lr": 1e-2}),
-            FixedPoint("Adaptive (default)", {**same, "lr": 1e-3, "share": _DEFAULT_SHARE}),
+            FixedPoint("Adaptive (paper's numbers, ImageNet)", {**same, "lr": 1e-3}),
+            FixedPoint("Adaptive (paper's numbers, CIFAR-10)", {**same, "lr": 1e-2}),
+            FixedPoint("Adaptive (default numbers)", default),
         ]
 
     def ranges(self) -> Mapping[str, Range]:

@@ -87,7 +87,7 @@ def test_table_1_in_one_search_has_its_six_rows(pictures: Path) -> None:
         "Min-SNR (paper)",
         "logit-normal (SD3)",
         "SpeeD (older code)",
-        "Adaptive (paper, CIFAR-10)",
+        "Adaptive (paper's numbers, CIFAR-10)",
     ]
 
 
@@ -113,7 +113,7 @@ def test_the_recipe_of_adaptive_sampling_is_its_table_7(pictures: Path) -> None:
     assert policy.model_dump(include=set(PAPER)) == PAPER
     assert (policy.entropy, policy.every, policy.queue, policy.selected) == (1e-2, 40, 20, 3)
     points = config.space.fixed(trainer.facts())[: config.budget.trials]
-    assert [point.label for point in points] == ["uniform", "Adaptive (paper, CIFAR-10)"]
+    assert [point.label for point in points] == ["uniform", "Adaptive (paper's numbers, CIFAR-10)"]
     assert points[1].params == {
         "share": 1.0,
         "entropy": 1e-2,
@@ -177,7 +177,7 @@ def test_the_recipe_of_adaptive_sampling_for_imagenet_is_its_tables_9_and_3() ->
     assert [point.label for point in points] == [
         "uniform",
         "Min-SNR (paper)",
-        "Adaptive (paper, ImageNet)",
+        "Adaptive (paper's numbers, ImageNet)",
     ]
     proposed = config.space.suggest(FixedTrial(dict(points[-1].params)), facts)
     policy = config.trainer_for(proposed).strategy

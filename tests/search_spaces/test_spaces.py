@@ -75,12 +75,12 @@ def test_speed_searches_k_on_a_log_scale(facts):
         (
             "adaptive",
             [
-                "Adaptive (paper, ImageNet)",
-                "Adaptive (paper, CIFAR-10)",
-                "Adaptive (default)",
+                "Adaptive (paper's numbers, ImageNet)",
+                "Adaptive (paper's numbers, CIFAR-10)",
+                "Adaptive (default numbers)",
             ],
         ),
-        ({"kind": "adaptive", "lr": [0.005, 0.1]}, ["Adaptive (paper, CIFAR-10)"]),
+        ({"kind": "adaptive", "lr": [0.005, 0.1]}, ["Adaptive (paper's numbers, CIFAR-10)"]),
         ({"kind": "adaptive", "every": [50, 100]}, []),
         ("loss_second_moment", ["LossSecondMoment (paper)"]),
         ({"kind": "loss_second_moment", "share": [0, 0.5]}, []),
