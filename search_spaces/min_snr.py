@@ -17,7 +17,8 @@ class MinSnrSpace(SearchSpace):
     """gamma of Min-SNR (Hang et al., ICCV 2023), on a log scale.
 
     The range ends at the process's highest SNR, rounded up: from there on no step is capped,
-    and the space maps the trial to the uniform strategy.
+    and the space maps the trial to the uniform strategy (for targets other than epsilon too,
+    although Min-SNR's converted weight is not constant there).
     """
 
     kind: Literal["min_snr"] = "min_snr"

@@ -9,7 +9,11 @@ from stepsearch.search.trial import TrainerFacts
 
 
 class P2Space(SearchSpace):
-    """gamma of P2 (Choi et al., CVPR 2022) with k = 1; gamma = 0 is the uniform strategy."""
+    """gamma of P2 (Choi et al., CVPR 2022) with k = 1; gamma = 0 is the uniform strategy.
+
+    That is so for targets other than epsilon too, although P2's converted weight is not constant
+    there.
+    """
 
     kind: Literal["p2"] = "p2"
     gamma: Annotated[Range, bounds(0, 10, baseline=0)] = (0.0, 1.5)
