@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from stepsearch.diffusion.datasets import DigitsConfig
@@ -13,7 +14,7 @@ from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.strategies import UniformConfig
 
 
-def training(seed: int = 0, dropout: float = 0.3) -> Training:
+def training(seed: int = 0, dropout: float = 0.3, slices: int = 1) -> Training:
     data, process = DigitsConfig().load(), VPConfig().build()
     return Training(
         TrainingConfig(batch_size=16, warmup_steps=0),
@@ -23,6 +24,7 @@ def training(seed: int = 0, dropout: float = 0.3) -> Training:
         data.train,
         budget=160,
         seed=seed,
+        slices=slices,
     )
 
 
@@ -50,6 +52,16 @@ def test_a_resumed_training_drops_what_it_would_have_dropped() -> None:
     resumed.load_state_dict(half.state_dict())
     resumed.run(160)
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_another_number_of_slices_drops_other_things_and_changes_nothing_else() -> None:
+    def losses(dropout: float) -> list[float]:
+        return [training(dropout=dropout, slices=n).run(16).mean_loss for n in (1, 2)]
+
+    one, two = losses(0.0)
+    assert two == pytest.approx(one, rel=1e-5)
+    one, two = losses(0.3)
+    assert two != pytest.approx(one, rel=1e-5)
 
 
 def test_a_training_leaves_the_global_generator_alone() -> None:

@@ -13,7 +13,10 @@ from stepsearch.diffusion.workers import Workers
 
 
 class Dropout:
-    """What a step drops depends on the seed, the step and the worker; nothing else is touched."""
+    """What a step drops depends on the seed, the step, the worker and the slices of its share.
+
+    Nothing else is touched.
+    """
 
     def __init__(self, denoiser: nn.Module, seed: int, workers: Workers) -> None:
         self._drops = any(isinstance(m, nn.Dropout) and m.p > 0 for m in denoiser.modules())

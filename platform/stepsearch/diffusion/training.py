@@ -46,7 +46,8 @@ class Training:
     Minimises the mean over the batch of w_t ||target - denoiser(x_t, t)||^2 / dim with t drawn
     from the strategy's density. Image indices, timesteps, noise and the labels to drop are drawn
     for the global batch on every worker alike and each worker takes its slice, so that the number
-    of workers changes the result by rounding only.
+    of workers changes the result by rounding only. What dropout drops is drawn by each worker and
+    slice by slice, so that with dropout the numbers of both change it, as another seed would.
     """
 
     def __init__(
@@ -69,9 +70,9 @@ class Training:
         """`images` are [N, C, H, W], uint8 or float32 in [-1, 1], with `flip` mirrored, too;
         `labels`, int64 [N], are told to a denoiser with classes; `budget`, in images, ends the
         lr_scheduler; `slices` is the gradient accumulation, which changes the gradient by rounding
-        only. A denoiser with stages has its second one, third
-        ... from the timesteps `starts` on; with `stages_apart` each of several workers has one
-        of them (see `StageParallel`).
+        only, unless there is dropout. A denoiser with stages has its second one, third ... from
+        the timesteps `starts` on; with `stages_apart` each of several workers has one of them (see
+        `StageParallel`).
 
         Raises UserError if the workers cannot share a batch evenly, if a denoiser cannot be
         trained on this target in this process, or as the config says on this device.

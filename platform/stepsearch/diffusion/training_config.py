@@ -28,7 +28,8 @@ class TrainingConfig(Config):
     """The gradient is scaled down to this norm where it is longer."""
     accumulation: int | None = Field(default=None, ge=1)
     """Slices in which a worker computes the gradient of its share of a batch; none: 1, and twice
-    as many each time that the memory does not hold one."""
+    as many each time that the memory does not hold one. With dropout it changes what is dropped,
+    and not rounding only."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     """Of the average that is judged, a step."""
     ema_halflives: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), max_length=8)
