@@ -52,6 +52,15 @@ def test_an_importance_corrected_density_leaves_the_objective_alone(alpha_bar):
     np.testing.assert_allclose(built.p * built.w, expected)
 
 
+def test_an_importance_correction_leaves_out_what_is_never_drawn(alpha_bar):
+    never = {"kind": "table", "p": [1, 0, 2, 3]}
+    built = strategy("compose", p=never, importance_correct=True).build(alpha_bar())
+    assert (built.p == 0).any()
+    np.testing.assert_allclose(built.p * built.w, np.where(built.p > 0, 1e-3, 0))
+    floored = strategy("compose", p=never, floor=0.01, importance_correct=True).build(alpha_bar())
+    np.testing.assert_allclose(floored.p * floored.w, 1e-3)
+
+
 def test_a_normalised_weight_has_mean_1_over_the_draws(alpha_bar):
     built = strategy("compose", p=LAPLACE, w=MIN_SNR, normalize=True).build(alpha_bar())
     assert built.p @ built.w == pytest.approx(1)

@@ -34,7 +34,10 @@ class ComposeConfig(MirrorableConfig):
     power: float = Field(default=1.0, ge=0, le=4)
     """w -> w^power, on the denoiser's own loss; 0 is no weighting."""
     importance_correct: bool = False
-    """w -> w / (T p): the objective is that of uniform draws, whatever p."""
+    """w -> w / (T p): the objective is that of uniform draws over the timesteps with p > 0.
+
+    Those with p = 0 are not part of it; a `floor` above 0 leaves none out.
+    """
     normalize: bool = False
     """w -> w / sum_t p_t w_t: the mean weight of a draw is 1, as it is for uniform."""
     lattice: bool = False
