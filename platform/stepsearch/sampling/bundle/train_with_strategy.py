@@ -2,7 +2,9 @@
 
     python train_with_strategy.py --steps 2000 --out retrained
 
-Starts from new weights, with the settings of the original training, and saves a pipeline.
+Starts from new weights, with the settings of the original training, and saves a pipeline. Left
+out, whatever that training had: another precision than float32, `ema_halflives`, mirrored images
+(`dataset.flip`), draws that are not stratified, and EDM's jitter of sigma inside a timestep's bin.
 """
 
 from __future__ import annotations
