@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stepsearch.search.driver import launch, resume
-from stepsearch.search.reconcile import reconcile
+from stepsearch.search.folder import SearchFolder
+from stepsearch.search.history import History
+from stepsearch.search.reconcile import compare, reconcile
 from stepsearch.search.result import SearchResult
+from stepsearch.search.tracked import open_tracker
+from stepsearch.study import RandomConfig, Study
 from stepsearch.tracking.client import connect
 from stepsearch.tracking.tags import OUTCOME, TRIAL
 from tests.search.conftest import Small
@@ -50,6 +56,31 @@ def test_a_resumed_search_reconciles_the_trials_that_had_ended(small: Small) -> 
     client.delete_run(runs_of(client, result)[0].info.run_id)
     resume(config.extended(3))
     check_nothing_is_lost(SearchResult.read(config), config.budget.milestones())
+
+
+def test_what_an_earlier_driver_left_for_mlflow_is_no_difference(
+    small: Small, empty_database: Path
+) -> None:
+    config = small().resolved()
+    folder = SearchFolder.create(config.home / config.name, config)
+    shutil.copy(empty_database, config.home / "mlflow.db")
+    history, metric = History(folder.history), config.primary.name
+    with Study.create(None, "small", config.objectives, RandomConfig(), 0) as study:
+        with open_tracker(config, folder, resumed=False) as tracker:
+            tracker.start_search("small", {})
+            for _ in range(30):
+                proposal = study.ask(lambda t: {"training": {"lr": t.suggest_float("lr", 0, 1)}})
+                assert proposal is not None
+                number = proposal.number
+                run = tracker.start_trial(number, f"{number:03d}", {})
+                history.add(number, 640, {metric: 1.0})
+                tracker.log(run, {metric: 1.0}, 640)
+                study.tell(number, "finished", [1.0])
+                tracker.end_trial(run, "finished")
+            assert tracker.close(timeout=0).waiting > 30, "the driver dies"
+        with open_tracker(config, folder, resumed=True) as tracker:
+            records = tuple(study.trials())
+            assert list(compare(config, folder, records, tracker)) == []
 
 
 def runs_of(client: Any, result: SearchResult) -> dict[int, Any]:

@@ -148,6 +148,19 @@ def test_a_repeated_step_in_one_process_is_logged_once(tracker: Tracker, client:
     assert [step for step, _ in history(client, trials(client)["0"], "loss")] == [10, 20, 30]
 
 
+def test_a_step_that_comes_again_after_the_end_is_logged_once(
+    tracker: Tracker, client: Any
+) -> None:
+    run = tracker.start_trial(0, "000", {})
+    tracker.log(run, {"loss": 1.0}, 10)
+    tracker.end_trial(run, "finished")
+    assert tracker.flush()
+    for step in (10, 20):
+        tracker.log(run, {"loss": 1.0}, step)
+    assert tracker.flush()
+    assert [step for step, _ in history(client, trials(client)["0"], "loss")] == [10, 20]
+
+
 def test_two_searches_share_an_experiment_but_no_runs(open_tracker: Open, client: Any) -> None:
     for search_id in ("one", "two"):
         tracker = open_tracker(search_id=search_id)

@@ -230,7 +230,7 @@ class _Driver:
 
     def _catch_up(self) -> None:
         """Tell MLflow what an earlier driver did not come to tell of trials that have ended."""
-        with suppress(UserError):  # MLflow is away: `reconcile` can be asked for later
+        with suppress(UserError):  # MLflow is away or behind: `reconcile` can be asked later
             for found in compare(self._config, self._folder, self._past, self._tracker):
                 self._view.say(str(found))
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from stepsearch.errors import UserError
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
 from stepsearch.search.tracked import open_tracker
 from stepsearch.study import Study, TrialRecord
-from stepsearch.tracking import HeldTrial, Run, Tracker, held_trials, trial_name
+from stepsearch.tracking import HeldTrial, Run, Tracker, count_waiting, held_trials, trial_name
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ def reconcile(config: SearchConfig) -> list[Difference]:
             for images_seen, metrics in history.reports(number).items():
                 study.report(number, images_seen, metrics[metric])
         with open_tracker(config, folder, resumed=True) as tracker:
-            tracker.flush()
             return list(compare(config, folder, tuple(study.trials()), tracker))
 
 
@@ -54,13 +54,18 @@ def compare(
 ) -> Iterator[Difference]:
     """Compare each trial's records and queue for MLflow what it lacks.
 
-    To be called while no trial of `records` is trained; others of the search may be.
-    Raises UserError if MLflow does not answer.
+    To be called while no trial of `records` is trained; others of the search may be. What waits
+    for MLflow, of an earlier driver say, is delivered first. Raises UserError if MLflow does not
+    answer, or does not take all that in time.
     """
     history = History(folder.history)
+    delivered = tracker.flush()
     held = held_trials(
         config.tracking, config.home, search_id=folder.id, metric=config.primary.name
     )
+    if not delivered:
+        waiting = count_waiting(folder.spool)
+        raise UserError(f"MLflow must have taken what waits for it first, got {waiting} records")
     for record in records:
         run = Run(tracker.search.search_id, record.number)
         known = held.get(record.number)

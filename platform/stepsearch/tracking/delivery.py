@@ -33,7 +33,7 @@ class Delivery:
         self._connect = connect
         self.is_open = False
         self._run_ids: dict[Run, str] = {}
-        self._last_step: dict[Run, dict[str, int]] = {}  # of the runs that are not closed
+        self._last_step: dict[Run, dict[str, int]] = {}  # ended runs too: late ones come
         self._creations: Counter[Run] = Counter()
 
     def open(self) -> None:
@@ -145,7 +145,6 @@ class Delivery:
         if self._creations[end.run] > 1:
             self._delete_twins(end.run)
         self._creations.pop(end.run, None)
-        self._last_step.pop(end.run, None)
 
     def _delete_twins(self, run: Run) -> None:
         """Delete what a slow server made of a request that we had given up and repeated."""
