@@ -6,6 +6,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ class Clock:
     @property
     def seconds(self) -> float:
         return self.now
+
+
+@dataclass
+class Lane:
+    """What it holds."""
+
+    up: bool = False
+    seconds: float = 0.0
 
 
 class Theatre:
@@ -179,6 +188,47 @@ def test_what_is_spent_is_known_to_the_next_driver(small: Small, tmp_path: Path)
     assert ledger.spent == {"hours": 1.5, "gpu_hours": 0.0, "cpu_hours": 6.0, "money": 3.0}
     assert ledger.originals.mean == ledger.whole.mean == 1800 + 1800
     assert ledger.running == {1: 1800.0}
+
+
+def test_hours_without_a_lane_cost_nothing(small: Small, tmp_path: Path) -> None:
+    config = small(budget={"hours": 2})
+    lanes = [Lane(), Lane()]
+    clock, shape = Clock(), LaneShape(2, workers=1, cpus=2.0, gpus=0)
+    spending = Spending(tmp_path / "a", config.budget, None, shape, lambda: lanes, clock=clock)
+
+    def after(hours: float, *held: float) -> float:
+        """Hours that are spent when so many have passed, in which each lane was held so long."""
+        clock.now += 3600 * hours
+        for lane, more in zip(lanes, held, strict=True):
+            lane.seconds += 3600 * more
+        return spending.spent["hours"]
+
+    assert after(3.0, 0.0, 0.0) == 0.0, "others hold the cluster"
+    lanes[0].up = True
+    assert after(1.0, 0.5, 0.0) == 0.5, "the first lane came half an hour ago"
+    lanes[1].up = True
+    assert after(0.25, 0.25, 0.125) == 0.75
+    lanes[0].up = False
+    assert after(0.25, 0.0, 0.25) == 1.0, "the second one is there still"
+    lanes[1].up = False
+    assert after(0.25, 0.0, 0.125) == 1.125
+    assert after(3.0, 0.0, 0.0) == 1.125, "the node died, and another one is waited for"
+    assert spending.lacks("proposal", 0, 0) is None
+    lanes[1].up = True
+    assert after(1.0, 0.0, 0.875) == 2.0
+    assert spending.lacks("proposal", 0, 0) == "the budget of 2 hours is spent: 2"
+
+
+def test_a_trial_that_goes_on_after_the_engine_died_is_as_long_as_all_its_parts(
+    small: Small, tmp_path: Path
+) -> None:
+    theatre = Theatre(small(), tmp_path / "spent.json", lanes=2)
+    for seconds in (1000.0, 100.0):
+        theatre.spending.began(0, "baseline")
+        theatre.clock.now += seconds
+        theatre.spending.write()
+    theatre.spending.ended(0, "finished")
+    assert Ledger.read(tmp_path / "spent.json").whole.mean == 1100.0
 
 
 def test_before_a_trial_has_ended_its_length_is_guessed_from_those_that_run(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
@@ -126,7 +127,8 @@ class Spending:
         earlier = Ledger.read(path)
         self._ledger = earlier.model_copy(update={"ended": None})
         self._before = earlier.spent
-        self._since: float | None = None  # it has had a lane
+        self._hours = 0.0  # with a lane, until the last look
+        self._looked, self._seen = clock(), list[tuple[bool, float]]()
         self._running: dict[int, _Running] = {}
         self._written = 0.0
         self._lock = threading.RLock()
@@ -134,9 +136,10 @@ class Spending:
     # --- what happens --------------------------------------------------------------------------
 
     def began(self, number: int, role: str) -> None:
-        """A trial is on a lane, for the first time or again."""
+        """A trial is on a lane, for the first time or again, after the engine died say."""
         with self._lock:
-            before = self._ledger.running.get(number, 0.0)
+            here, before = self._running.get(number), self._ledger.running.get(number, 0.0)
+            before = before if here is None else self._seconds(here)
             self._running[number] = _Running(role, self._clock(), before)
 
     def progress(self, images_seen: Mapping[int, int]) -> None:
@@ -173,12 +176,22 @@ class Spending:
     def spent(self) -> Amounts:
         """Until now, by this driver and those before it."""
         with self._lock:
-            held = [hold.seconds for hold in self._holds()]
-            if self._since is None and any(held):
-                self._since = self._clock() - max(held)
-            hours = 0.0 if self._since is None else (self._clock() - self._since) / 3600
-            now = used(self.shape, self._prices, hours, sum(held) / 3600)
+            self._look()
+            held = sum(seconds for _, seconds in self._seen)
+            now = used(self.shape, self._prices, self._hours, held / 3600)
             return {name: self._before[name] + value for name, value in now.items()}
+
+    def _look(self) -> None:
+        """Count the time since the last look in which there was a lane.
+
+        That is all of it if one stayed, else as much as the one that came or left has held.
+        """
+        now, seen = self._clock(), [(hold.up, hold.seconds) for hold in self._holds()]
+        pairs = list(zip_longest(self._seen, seen, fillvalue=(False, 0.0)))
+        stayed = any(before[0] and after[0] for before, after in pairs)
+        longest = max((after[1] - before[1] for before, after in pairs), default=0.0)
+        self._hours += (now - self._looked if stayed else max(0.0, longest)) / 3600
+        self._looked, self._seen = now, seen
 
     @property
     def share(self) -> float:
