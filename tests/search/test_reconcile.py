@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stepsearch.search.config import LanesConfig
 from stepsearch.search.driver import launch, resume
 from stepsearch.search.folder import SearchFolder
 from stepsearch.search.history import History
@@ -56,6 +57,19 @@ def test_a_resumed_search_reconciles_the_trials_that_had_ended(small: Small) -> 
     client.delete_run(runs_of(client, result)[0].info.run_id)
     resume(config.extended(3))
     check_nothing_is_lost(SearchResult.read(config), config.budget.milestones())
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_search_goes_on_with_another_number_of_lanes(small: Small) -> None:
+    first = launch(small(budget={"trials": 1}, trial_scheduler={"kind": "fifo"}))
+    fewer = first.config.model_copy(update={"lanes": LanesConfig(count=1)})
+    second = resume(fewer.extended(2))
+    assert (second.waiting, second.lost) == (0, 0), "MLflow has taken everything"
+    client = connect(fewer.tracking.store_uri(fewer.home))
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    [run] = client.search_runs(experiments, "tags.role = 'search'")
+    assert (run.data.tags["lanes"], run.data.tags["trials"]) == ("1", "2")
+    assert "lanes" not in run.data.params
 
 
 def test_what_an_earlier_driver_left_for_mlflow_is_no_difference(

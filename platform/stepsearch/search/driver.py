@@ -294,11 +294,15 @@ class _Driver:
                 "optuna_sampler": config.optuna_sampler.kind,
                 "trial_scheduler": config.trial_scheduler.kind,
                 "seed": config.seed,
-                "lanes": self._shape.count,
                 "workers": self._shape.workers,
             },
-            # A tag: a search can be given more trials, and MLflow's parameters never change.
-            tags={"folder": str(self._folder.path), "trials": str(config.budget.trials)}
+            # Tags: a search can be given more trials and another cluster has room for other lanes,
+            # and MLflow's parameters never change.
+            tags={
+                "folder": str(self._folder.path),
+                "trials": str(config.budget.trials),
+                "lanes": str(self._shape.count),
+            }
             | ({"warm_start": config.warm_start} if config.warm_start else {}),
             config=config.model_dump(mode="json"),
         )
