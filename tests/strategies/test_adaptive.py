@@ -9,7 +9,7 @@ from sklearn.feature_selection import SelectKBest, f_regression
 from stepsearch.errors import UserError
 from stepsearch.strategies import strategy
 from stepsearch.strategies.adaptive import PAPER
-from stepsearch.strategies.adaptive.policy import BetaPolicy, new_policy
+from stepsearch.strategies.adaptive.policy import BetaPolicy, bounded, new_policy
 from stepsearch.strategies.adaptive.selection import forward_selection, top_correlated
 from stepsearch.strategies.adaptive.timestep_sampler import beta_table
 from stepsearch.strategies.weights import VlbConfig
@@ -69,6 +69,13 @@ def test_the_entropy_brings_a_collapsed_policy_back(bias, bound, generator):
         optimizer.step()
     for x in policy(x0):
         assert ((x > 0.1) & (x < 50)).all()
+
+
+def test_a_policy_that_is_beyond_its_bounds_goes_no_further():
+    for sign, passes in ((1, [0, 1, 1]), (-1, [-1, -1, 0])):
+        x = torch.tensor([0.01, 3.0, 60.0], requires_grad=True)
+        (sign * bounded(x)).sum().backward()
+        assert x.grad.tolist() == passes
 
 
 def test_the_bounds_change_no_bit_of_a_policy_inside_them(generator):

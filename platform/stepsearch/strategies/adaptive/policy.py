@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +47,30 @@ class BetaPolicy(nn.Module):
 
     def forward(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         raw = self.head(self.features(x0))
-        a, b = _bounded(nn.functional.softplus(raw) + 1e-5).unbind(1)
+        a, b = bounded(nn.functional.softplus(raw) + 1e-5).unbind(1)
         return a, b
 
 
-def _bounded(x: Tensor) -> Tensor:
-    """x inside the bounds, with the gradient of x outside of them too, where clamp has none.
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(_LOWEST, _HIGHEST)
 
-    So a policy that has collapsed can come back (a straight-through estimator).
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        outwards = ((x < _LOWEST) & (slope > 0)) | ((x > _HIGHEST) & (slope < 0))
+        return slope.masked_fill(outwards, 0)
+
+
+def bounded(x: Tensor) -> Tensor:
+    """x inside the bounds; where it is outside, a gradient passes whose descent brings it back.
+
+    `clamp` has none there: a policy that has collapsed would never return.
     """
-    return x - x.detach() + x.detach().clamp(_LOWEST, _HIGHEST)
+    result: Tensor = _Bounded.apply(x)  # type: ignore[no-untyped-call]
+    return result
 
 
 def new_policy(
