@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from stepsearch.search.board import describe
+from stepsearch.search.board import Board, Entry, describe
+from stepsearch.search.view import render
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,17 @@ from stepsearch.search.board import describe
 )
 def test_parameters_are_one_short_line(params: dict[str, Any], line: str) -> None:
     assert describe(params) == line
+
+
+@pytest.mark.parametrize(("running", "shown"), [(0, 16), (15, 1), (16, 0), (20, 0)])
+def test_the_table_has_the_running_trials_and_the_newest_others(running: int, shown: int) -> None:
+    board = Board("small", "fd", True, 640, 60, (640,))
+    for number in range(24 + running):
+        state = "pruned" if number < 24 else "running"
+        board.entries[number] = Entry(number, f"label{number:02d}", "proposal", state)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(render(board))
+    text = captured.get()
+    assert [f"label{n:02d}" in text for n in range(24)] == [False] * (24 - shown) + [True] * shown
+    assert all(f"label{n}" in text for n in range(24, 24 + running))

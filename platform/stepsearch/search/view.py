@@ -128,7 +128,8 @@ def _visible(board: Board) -> list[Entry]:
     entries = list(board.entries.values())
     running = [e for e in entries if e.state == "running"]
     ended = [e for e in entries if e.state != "running"]
-    return ended[-max(0, _ROWS - len(running)) :] + running
+    left = max(0, _ROWS - len(running))
+    return ended[max(0, len(ended) - left) :] + running
 
 
 def _row(board: Board, entry: Entry) -> tuple[RenderableType, ...]:
