@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from stepsearch.bucket import Bucket, S3Url
+from stepsearch.bucket import Bucket, Refused, S3Url
 from stepsearch.errors import StepsearchError, UserError
 from stepsearch.search.lease import NAME, Lease, _place
 from tests.store import BUCKET, Store
@@ -51,6 +51,24 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(bucket: Bucket) -> Non
     dead.wait()
     elsewhere(bucket, dead.pid, _place())
     with Lease(bucket, 600).held() as lease:
+        lease.check()
+
+
+def test_a_lease_is_renewed_again_after_the_store_refused_it(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Lease(bucket, SECONDS).held() as lease:
+        with monkeypatch.context() as forgotten:
+            forgotten.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+            with pytest.raises(Refused):
+                bucket.names()
+            time.sleep(SECONDS / 2)
+        time.sleep(SECONDS / 2)
+        with (
+            pytest.raises(UserError, match="must not be running already"),
+            Lease(bucket, 2 * SECONDS).held(),
+        ):
+            pass
         lease.check()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stepsearch.bucket import Away, Bucket, Stored
+from stepsearch.bucket import Bucket, Stored
 from stepsearch.errors import StepsearchError, UserError
 
 log = logging.getLogger("stepsearch.storage")
@@ -64,9 +64,9 @@ class Lease:
             try:
                 with self._lock:
                     self._renew()
-            except Away:
+            except UserError:  # the store is away, or refuses: that may be over before the lease
                 continue
-            except StepsearchError:  # `check` says it
+            except StepsearchError:  # another driver has it: `check` says so
                 return
 
     def _take(self) -> None:
