@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from stepsearch.search.board import Silent
 from stepsearch.search.config import SearchConfig
 from stepsearch.search.driver import launch
 from stepsearch.search.history import History
@@ -91,6 +92,23 @@ def test_a_trial_survives_the_death_of_its_processes(
         result = launch(config)
     check_nothing_is_lost(result, config.budget.milestones())
     assert values_of(result) == undisturbed, "a resumed trial ends bit for bit the same"
+
+
+class Impatient(Silent):
+    """Presses Ctrl-C when the engine is about to be started again."""
+
+    def say(self, line: str) -> None:
+        if line.startswith("a part of the engine died"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ctrl_c_while_the_engine_is_started_again_is_heard(small: Small) -> None:
+    config = small(budget=LONG, trial_scheduler={"kind": "fifo"})
+    with after_reports(config, 2, lambda: one_process("ray::Dispatcher").kill()):
+        result = launch(config, Impatient())
+    assert result.interrupted
+    assert [record.outcome for record in result.records] == [None, None], "a resume goes on"
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -57,7 +57,7 @@ class Engine:
 
     def __init__(self, config: SearchConfig, shape: LaneShape, folder: SearchFolder) -> None:
         self._config, self._shape, self._folder = config, shape, folder
-        self._searcher: StudySearcher | None = None
+        self._stopping = threading.Event()  # a pause outlives a restart
         self._lanes: list[Lane] = []
         self.full: str | None = None
         """Why the search paused itself, if its storage takes no more."""
@@ -70,6 +70,8 @@ class Engine:
         )
         config, shape = self._config, self._shape
         self._dispatcher = actor.remote(config.retries, shape.count, config.primary.name)
+        if self.paused:  # while another dispatcher was there
+            self._dispatcher.pause.remote()
         self._cut_off, self._draining = threading.Event(), set[str]()
         held = [hold.seconds for hold in self.holds] or [0.0] * shape.count
         storage = config.storage if isinstance(config.storage, S3Url) else None
@@ -122,7 +124,7 @@ class Engine:
 
     @property
     def paused(self) -> bool:
-        return self._searcher is not None and self._searcher.stopping.is_set()
+        return self._stopping.is_set()
 
     def run(
         self,
@@ -137,13 +139,14 @@ class Engine:
         Raises StepsearchError when a record could not be written.
         """
         config = self._config
-        self._searcher = StudySearcher(
+        searcher = StudySearcher(
             agenda,
             recorder,
             make_trial,
             self._dispatcher,
             self._name,
             self._open_lanes,
+            self._stopping,
             self._cut_off,
         )
         scheduler = trial_scheduler(config.trial_scheduler, config.budget, config.primary)
@@ -154,7 +157,7 @@ class Engine:
         tune.Tuner(
             tune.with_resources(LaneTrial, _A_TRIALS_ACTOR),
             tune_config=tune.TuneConfig(
-                search_alg=self._searcher,
+                search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,  # the searcher says when it is over
                 max_concurrent_trials=self._shape.count,
@@ -170,18 +173,17 @@ class Engine:
             ),
         ).fit()
         self._dispatcher.close.remote()  # the lanes leave while the driver closes its books
-        if self._searcher.failure is not None:
+        if searcher.failure is not None:
             raise StepsearchError(
-                f"the search was stopped, a record could not be written: {self._searcher.failure}"
+                f"the search was stopped, a record could not be written: {searcher.failure}"
                 f" (`resume {config.name}` goes on with it)"
-            ) from self._searcher.failure
+            ) from searcher.failure
         self.full = self._ask_if_full()
         return not self._cut_off.is_set()
 
     def pause(self) -> None:
         """Let every trial save a checkpoint and end as interrupted; `run` returns then."""
-        if self._searcher is not None:
-            self._searcher.stopping.set()
+        self._stopping.set()
         self._dispatcher.pause.remote()  # unheard: a second Ctrl-C may end everything meanwhile
 
     def has_begun(self) -> bool:

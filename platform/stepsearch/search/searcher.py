@@ -36,6 +36,7 @@ class StudySearcher(Searcher):
         dispatcher: Any,
         dispatcher_name: str,
         open_lanes: Callable[[], int],
+        stopping: threading.Event,
         cut_off: threading.Event,
     ) -> None:
         super().__init__()
@@ -44,8 +45,7 @@ class StudySearcher(Searcher):
         self._open_lanes = open_lanes
         self._numbers: dict[str, int] = {}
         self._running: set[str] = set()
-        self.stopping = threading.Event()
-        self.cut_off = cut_off
+        self.stopping, self.cut_off = stopping, cut_off
         self.failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
