@@ -17,7 +17,8 @@ def searcher(agenda: Any, make_trial: Any, paused: list[bool]) -> StudySearcher:
     pause = SimpleNamespace(remote=lambda: paused.append(True))
     dispatcher, recorder = SimpleNamespace(pause=pause), SimpleNamespace()
     cut_off = threading.Event()
-    return StudySearcher(agenda, recorder, make_trial, dispatcher, "name", lambda: 1, cut_off)
+    how = (dispatcher, "name", lambda: 1, threading.Event(), cut_off)
+    return StudySearcher(agenda, recorder, make_trial, *how)
 
 
 @pytest.mark.parametrize("where", ["the study", "the trial's folder"])
