@@ -136,7 +136,7 @@ class Engine:
         """Run the agenda's trials to the end, or until `pause`; `past` are those before.
 
         False: the engine is broken, and what is left has to be run after a `restart`.
-        Raises StepsearchError when a record could not be written.
+        Raises StepsearchError when a trial could not be begun or recorded.
         """
         config = self._config
         searcher = StudySearcher(
@@ -175,8 +175,8 @@ class Engine:
         self._dispatcher.close.remote()  # the lanes leave while the driver closes its books
         if searcher.failure is not None:
             raise StepsearchError(
-                f"the search was stopped, a record could not be written: {searcher.failure}"
-                f" (`resume {config.name}` goes on with it)"
+                "the search was stopped, a trial could not be begun or recorded: "
+                f"{searcher.failure} (`resume {config.name}` goes on with it)"
             ) from searcher.failure
         self.full = self._ask_if_full()
         return not self._cut_off.is_set()

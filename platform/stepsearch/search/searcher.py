@@ -110,8 +110,9 @@ class StudySearcher(Searcher):
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        """A record that cannot be written (a full disk, say) stops the search: it would go on
-        blindly, since Tune swallows the error. The trials save checkpoints and can be resumed."""
+        """What cannot be begun or recorded (the disk is full, say) stops the search: Tune swallows
+        the error of a record and would go on blindly, and ends at once with that of a proposal.
+        The trials save checkpoints and can be resumed."""
         try:
             yield
         except Exception as error:
