@@ -110,6 +110,7 @@ def measure(case: Case, methods: list[str], folder: Path) -> pd.DataFrame:
     torch.set_num_threads(1)
     config = configured(case, folder)
     denoiser, data = trained(case, config, folder), config.dataset.load()
+    images = scaled(data.train)
     sampler = SAMPLERS[case.sampler].model_copy(update={"num_steps": case.num_steps})
     process = config.noise.build()
     assert isinstance(process, VPProcess)
@@ -122,7 +123,7 @@ def measure(case: Case, methods: list[str], folder: Path) -> pd.DataFrame:
         )
 
     judge = judge_of(config.judge, config.dataset, folder)
-    images, network, rows = scaled(data.train), build(sampler), []
+    network, rows = build(sampler), []
     for method in methods:
         if method == LEVELS:
             begun = time.process_time()
