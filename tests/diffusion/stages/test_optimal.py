@@ -102,6 +102,18 @@ def test_the_denoiser_removes_all_noise_where_the_points_are_far_apart(digits: P
     assert ((y - mean) / sigma).abs().max() < 1e-3
 
 
+def test_an_image_of_many_pixels_is_itself_at_low_noise_however_the_products_round() -> None:
+    """At d = 196,608 a logit of 10^8 may be rounded down by tens: all weights would be 0."""
+    generator = torch.Generator().manual_seed(0)
+    points = pixels(torch.rand(6, 3, 256, 256, generator=generator).mul_(2).sub_(1), signed=True)
+    denoiser = OptimalDenoiser(points)
+    y = denoiser.at(np.arange(6))
+    noise = torch.randn(y.shape, generator=generator)
+    sigma = sigma_at(0.001, 0.002, 0.004, 0.01).float().expand(6, 4)
+    mean = denoiser.posterior_mean(y, noise, sigma)
+    torch.testing.assert_close(mean, y[:, None].expand_as(mean), rtol=0, atol=1e-6)
+
+
 def test_levels_of_the_same_noise_come_to_what_they_are_one_by_one(digits: Points) -> None:
     y = digits.centred(digits.rows[:32], CPU)
     noise = torch.randn(32, 64, generator=torch.Generator().manual_seed(2))

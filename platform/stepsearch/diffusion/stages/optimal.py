@@ -27,6 +27,9 @@ _CHUNK = 2048
 _NEGLIGIBLE = 40.0
 """A weight below e^-40 of the largest one is no part of a float32 sum, be it a million times."""
 
+_ROUNDING = 1e-4
+"""Of a product of two vectors in float32, relative to their lengths, at most."""
+
 
 def check_device(device: str) -> None:
     """Raise UserError unless this machine has it."""
@@ -129,9 +132,12 @@ class OptimalDenoiser:
 
     @staticmethod
     def _own(y: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
-        """The logit of y itself: at low noise the largest, so that all else is known to be 0."""
-        inner = y.square().sum(1) / 2 + sigma * (y * noise).sum(1)
-        return inner / sigma.square(), y.shape[1]
+        """Hardly less than the logit of y itself: at low noise the largest, so that all else is
+        known to be 0. Never more, however it is rounded, or y itself would be taken for 0."""
+        square = y.square().sum(1)
+        inner = square / 2 + sigma * (y * noise).sum(1)
+        rounding = _ROUNDING * (square + sigma * square.sqrt() * noise.norm(dim=1))
+        return (inner - rounding) / sigma.square(), y.shape[1]
 
 
 class _RunningMean:
