@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from stepsearch.bucket import Refused, S3Url
+from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
+from stepsearch.diffusion.multistage.shards import earlier, shard
 from stepsearch.errors import UserError
 from stepsearch.search.again import has_begun
 from stepsearch.search.carrier import Carrier
@@ -186,6 +188,23 @@ def test_a_trial_goes_on_at_another_node_from_what_the_first_one_saved(
     back = carrier.bring(trial_of(config), alive)
     assert [path.name for path in back.folder.iterdir()] == ["checkpoint.pt"]
     assert (back.folder / "checkpoint.pt").read_text() == "newer", "not what was left there"
+
+
+def test_the_parts_of_a_checkpoint_come_with_those_before_them(
+    config: SearchConfig, go_to: GoTo, store: Store
+) -> None:
+    """A worker may die when the other one's part is there: so the bucket has all of one moment."""
+    for stage, moments in ((0, (8, 16)), (1, (8,))):
+        carrier = Carrier(STORAGE, config.name, f"0-{stage}")
+        part = shard(carrier.bring(trial_of(config), alive).folder / "checkpoint.pt", stage)
+        for images_seen in moments:
+            write_checkpoint({"images_seen": images_seen}, part, earlier(part))
+            carrier.save(alive)
+    go_to("second")
+    there = Carrier(STORAGE, config.name, "1-0").bring(trial_of(config), alive).folder
+    seen = {path.name: read_checkpoint(path)["images_seen"] for path in there.iterdir()}
+    last = {"checkpoint.pt": 16, "checkpoint.stage1.pt": 8}
+    assert seen == last | {"checkpoint.earlier.pt": 8}
 
 
 def test_what_trials_share_is_made_once(config: SearchConfig, go_to: GoTo, store: Store) -> None:

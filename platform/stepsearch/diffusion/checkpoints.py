@@ -19,8 +19,9 @@ from stepsearch.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values; the checkpoint that `path` held is kept beside it.
+def write_checkpoint(state: dict[str, Any], path: Path, before: Path | None = None) -> None:
+    """Write tensors and plain values; the checkpoint that `path` held is kept, at `before` or
+    else beside it.
 
     Whenever a write is interrupted, `read_latest` finds what it found before or what was written.
     """
@@ -31,7 +32,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         if path.is_file():
-            os.replace(path, _before(path))
+            os.replace(path, before or _before(path))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -39,14 +40,14 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 def read_latest(path: Path) -> dict[str, Any] | None:
     """The checkpoint at `path`, or the one before it if that one is damaged; None without any."""
-    return next(read_whole(path), None)
+    return next((state for _, state in read_whole(path, _before(path))), None)
 
 
-def read_whole(path: Path) -> Iterator[dict[str, Any]]:
-    """The checkpoint at `path` and the one before it, without those that are damaged."""
-    for file in (path, _before(path)):
+def read_whole(*files: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The checkpoints in these files, without those that are damaged."""
+    for file in files:
         try:
-            yield read_checkpoint(file)
+            yield file, read_checkpoint(file)
         except UserError as error:
             if file.exists():
                 logger.warning("%s", error)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from stepsearch.diffusion.checkpoints import read_latest
+from stepsearch.diffusion.checkpoints import read_latest, write_checkpoint
 from stepsearch.diffusion.workers import Workers
 
 
@@ -60,9 +60,9 @@ class DataParallel:
         """The whole denoiser, on all workers alike; all of them call this."""
         return held
 
-    def file(self, path: Path) -> Path:
-        """Where this worker's part of the checkpoint `path` lies."""
-        return path
+    def save(self, state: dict[str, Any], path: Path) -> None:
+        """Write this worker's part of the checkpoint `path`."""
+        write_checkpoint(state, path)
 
     def latest(self, path: Path) -> dict[str, Any] | None:
         """This worker's part of the last checkpoint that is whole; all workers call this."""

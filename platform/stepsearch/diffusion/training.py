@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from stepsearch.diffusion.batches import Batches
-from stepsearch.diffusion.checkpoints import write_checkpoint
 from stepsearch.diffusion.compilation import compiled
 from stepsearch.diffusion.dropout import Dropout
 from stepsearch.diffusion.ema import MovingAverages
@@ -272,7 +271,7 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, or this worker's part of it where workers have a stage each."""
-        write_checkpoint(self.state_dict(), self._parallel.file(path))
+        self._parallel.save(self.state_dict(), path)
 
     def resume(self, path: Path) -> None:
         """Go on from the last checkpoint at `path` that is whole; without one, begin anew."""

@@ -5,6 +5,8 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stepsearch.diffusion.checkpoints import read_checkpoint, write_checkpoint
-from stepsearch.diffusion.multistage.shards import read_merged, shard
+from stepsearch.diffusion.multistage.shards import earlier, read_merged, shard
 from stepsearch.diffusion.multistage.stage_parallel import StageParallel
 from stepsearch.diffusion.training import Training
 from stepsearch.diffusion.workers import Workers
@@ -116,3 +118,33 @@ def test_parts_of_different_moments_are_not_merged(tmp_path: Path) -> None:
         write_checkpoint({"images_seen": images_seen}, shard(path, stage))
     with pytest.raises(UserError, match=r"must be of the same images_seen, got \[8, 16\]$"):
         read_merged(path)
+
+
+def save(stage: int, images_seen: int, path: Path) -> None:
+    part = shard(path, stage)
+    write_checkpoint({"images_seen": images_seen}, part, earlier(part))
+
+
+def goes_on_from(rank: int, path: Path, meeting: str) -> int | None:
+    """Where one of two workers with a stage each does."""
+    at = path.with_name(meeting).as_uri()
+    torch.distributed.init_process_group("gloo", init_method=at, rank=rank, world_size=2)
+    found = StageParallel(Workers(rank, 2), 8, 2).latest(path)
+    torch.distributed.destroy_process_group()
+    return found and found["images_seen"]
+
+
+@pytest.mark.slow
+def test_workers_that_die_again_and_again_between_two_parts_lose_nothing(tmp_path: Path) -> None:
+    """Each time when the new part of the first stage is there, and that of the second is not."""
+    path = tmp_path / "checkpoint.pt"
+    for images_seen in (100, 200):
+        for stage in (0, 1):
+            save(stage, images_seen, path)
+    with ProcessPoolExecutor(2, get_context("spawn")) as workers:
+        for meeting in ("first", "second", "third"):
+            save(0, 300, path)
+            asked = [workers.submit(goes_on_from, rank, path, meeting) for rank in (0, 1)]
+            assert [answer.result() for answer in asked] == [200, 200]
+    names = {"checkpoint.pt", "checkpoint.stage1.pt", "checkpoint.stage1.earlier.pt"}
+    assert {file.name for file in tmp_path.glob("*.pt")} == names

@@ -19,6 +19,12 @@ def shard(path: Path, stage: int) -> Path:
     return path.with_suffix(f".stage{stage}{path.suffix}") if stage else path
 
 
+def earlier(part: Path) -> Path:
+    """Where the part before the last one lies: a checkpoint by its name, so that it is in a bucket
+    as well, where what `write_checkpoint` keeps beside a whole one is not needed."""
+    return part.with_suffix(f".earlier{part.suffix}")
+
+
 def read_merged(path: Path) -> dict[str, Any]:
     """The state of a training with all stages, from a checkpoint of one or of several parts.
 
@@ -47,9 +53,7 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
         value.numel() for k, value in first["denoiser"].items() if not k.startswith(_DECODERS)
     )
     states = [part["optimizer"]["state"][0] for part in parts]
-    moments = {
-        name: _joined([s[name] for s in states], shared) for name in ("exp_avg", "exp_avg_sq")
-    }
+    moments = {name: _joined([state[name] for state in states], shared) for name in _MOMENTS}
     optimizer = {**first["optimizer"], "state": {0: {**states[0], **moments}}}
     return {**first, **merged, "averages": others, "optimizer": optimizer}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stepsearch.diffusion.checkpoints import read_whole
-from stepsearch.diffusion.multistage.shards import shard
+from stepsearch.diffusion.checkpoints import read_whole, write_checkpoint
+from stepsearch.diffusion.multistage.shards import earlier, shard
 from stepsearch.diffusion.parallel import DataParallel
 from stepsearch.diffusion.workers import Workers
 from stepsearch.errors import UserError
@@ -68,17 +69,27 @@ class StageParallel(DataParallel):
                 torch.distributed.broadcast(parameter.data, src=stage)
         return made.eval().requires_grad_(False)
 
-    def file(self, path: Path) -> Path:
-        return shard(path, self.stage)
+    def save(self, state: dict[str, Any], path: Path) -> None:
+        part = shard(path, self.stage)
+        write_checkpoint(state, part, earlier(part))
 
     def latest(self, path: Path) -> dict[str, Any] | None:
-        """A worker may have died between two parts: the last checkpoint of which all are there."""
-        mine = {state["images_seen"]: state for state in read_whole(self.file(path))}
+        """A worker may have died between two parts: the last checkpoint of which all are there.
+
+        It becomes the last one here, too: what is written next keeps it until all parts are.
+        """
+        part = shard(path, self.stage)
+        found = reversed([*read_whole(part, earlier(part))])
+        mine = {state["images_seen"]: (file, state) for file, state in found}
         seen = torch.full((2,), -1, device=self.workers.device)
         seen[: len(mine)] = torch.tensor(list(mine), device=self.workers.device)
-        of_all = self.workers.gather(seen).view(-1, 2).tolist()
-        common = set(mine).intersection(*of_all)
-        return mine[max(common)] if common else None
+        common = set(mine).intersection(*self.workers.gather(seen).view(-1, 2).tolist())
+        if not common:
+            return None
+        file, state = mine[max(common)]
+        if file != part and self.workers.rank < self.shards:
+            os.replace(file, part)
+        return state
 
 
 def sharing(workers: Workers, batch_size: int, stages: int) -> DataParallel:
