@@ -17,6 +17,7 @@ from stepsearch.diffusion.denoisers import (
     UNetConfig,
 )
 from stepsearch.diffusion.noise import PROCESSES, VPConfig
+from stepsearch.diffusion.training import Training
 from stepsearch.errors import UserError
 
 SHAPES = [(1, 8, 8), (3, 16, 16)]
@@ -218,6 +219,26 @@ def test_a_jittered_level_stays_in_the_stage_of_its_timestep() -> None:
     t = torch.arange(noise.T).repeat(20)
     levels = noise.jitter(t, torch.Generator().manual_seed(0))
     assert torch.equal(network.stage(noise.time(levels)), network.stage(noise.time(t)))
+
+
+def test_a_level_that_rounds_over_its_bins_end_goes_to_the_decoder_of_its_timestep(
+    build_training: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, 436 + 0.99999994 - 0.5 is 436.5, where the next bin begins, and its stage: some
+    worker may have no decoder for that."""
+    noise = PROCESSES["edm"]().build()
+    monkeypatch.setattr(noise, "jitter", lambda t, generator: t + 0.5)
+    training = build_training(process=noise, stages_a_worker="all", prediction_type="edm")
+    (start,) = MultistageUNetConfig(boundaries=(0.4,), decoders=((8, 8),) * 2).starts(
+        data(1, 8, 8), noise
+    )
+    ends = torch.tensor([start - 1, start]).repeat(4)
+    monkeypatch.setattr(training.strategy, "draw", lambda n, generator: ends)
+    went: list[int] = []
+    for decoder in training.denoiser.decoders:  # type: ignore[union-attr]
+        decoder.register_forward_hook(lambda _, given, output: went.append(len(output)))
+    training.run(8)
+    assert went == [4, 4]
 
 
 def test_boundaries_that_are_not_given_are_found_for_the_data() -> None:

@@ -26,15 +26,19 @@ def errors(
     level: Tensor,
     precision: Precision = "float32",
     labels: Tensor | None = None,
+    drawn: Tensor | None = None,
 ) -> Tensor:
     """The mean squared error of the denoiser's own target for every image, float32 [n].
 
     `level` are timesteps, or between them where the process jitters; `labels` [n] are what a
-    denoiser with classes is told. Only the network computes in `precision`.
+    denoiser with classes is told, and `drawn` [n] the timesteps that choose the stage of one with
+    stages. Only the network computes in `precision`.
     """
     x_t = process.add_noise(x0, noise, level)
     target = process.target(x0, noise, level, prediction_type)
     condition = {} if labels is None else {"class_labels": labels}
+    if drawn is not None:
+        condition["nominal"] = process.time(drawn)
     with autocast(precision, x_t.device):
         output = network(x_t, process.time(level), **condition).sample
     return F.mse_loss(output.float(), target, reduction="none").flatten(1).mean(1)

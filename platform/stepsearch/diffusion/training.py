@@ -214,8 +214,17 @@ class Training:
         Workers exchange gradients once, with their last slice.
         """
         with nullcontext() if last else self._parallel.alone():
-            target, precision = self.config.prediction_type, self.config.precision
-            mse = errors(self._network, self.process, target, x0, noise, level, precision, labels)
+            mse = errors(
+                self._network,
+                self.process,
+                self.config.prediction_type,
+                x0,
+                noise,
+                level,
+                self.config.precision,
+                labels,
+                drawn=t if self._starts else None,  # a level at a bin's end may round over it
+            )
             loss = (self.strategy.weights(t) * mse).mean() * (len(t) / of)
             torch.autograd.backward(self._scale.up(loss))
         return mse.detach(), loss.detach()

@@ -90,7 +90,7 @@ class MultistageConfig(DenoiserConfig):
         self.check(data.shape)
         starts = torch.tensor(self.starts(data, process), dtype=torch.int64)
         with initial_weights(seed):
-            # halfway between two timesteps: neither rounding nor an EDM bin's jitter crosses it
+            # halfway between two timesteps, out of the reach of rounding
             edges = (process.time(starts - 1) + process.time(starts)) / 2
             return self.network(data.shape, tuple(edges.tolist()))
 
