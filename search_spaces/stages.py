@@ -10,7 +10,7 @@ import numpy as np
 
 from search_spaces.base import FixedPoint, SearchSpace, Suggest, bounds
 from stepsearch.diffusion.denoisers import MultistageUNetConfig
-from stepsearch.diffusion.denoisers.multistage import found
+from stepsearch.diffusion.denoisers.multistage import algorithm_1, algorithm_2
 from stepsearch.diffusion.stages.kernels import KERNELS
 from stepsearch.errors import UserError
 from stepsearch.search.trial import TrainerFacts
@@ -50,10 +50,10 @@ class StagesSpace(SearchSpace):
         if facts.data is None:
             return points
         for n in range(2, self.stages[1] + 1):
-            shares = unordered(_places(found(facts.data(), n), _times(facts)))
-            numbers = {f"{n}.{k}": share for k, share in enumerate(shares, 1)}
-            label = f"{n} stages by Algorithm {1 if n == 3 else 2}"
-            points.append(FixedPoint(label, {"stages": n, **numbers}))
+            first = algorithm_1(facts.data()) if n == 3 else None
+            boundaries = first or algorithm_2(facts.data(), n)
+            label = f"{n} stages by Algorithm {1 if first else 2}"
+            points.append(FixedPoint(label, _point(boundaries, facts)))
         return points
 
     def check(self, facts: TrainerFacts) -> None:
@@ -95,6 +95,12 @@ def unordered(rising: Sequence[float]) -> list[float]:
     """The inverse of `ordered`; the numbers are below 1."""
     m, pairs = len(rising), pairwise([0.0, *rising])
     return [1 - ((1 - x) / (1 - before)) ** (m - k) for k, (before, x) in enumerate(pairs)]
+
+
+def _point(boundaries: Sequence[float], facts: TrainerFacts) -> dict[str, Any]:
+    """The parameters of these boundaries."""
+    n, shares = len(boundaries) + 1, unordered(_places(boundaries, _times(facts)))
+    return {"stages": n, **{f"{n}.{k}": share for k, share in enumerate(shares, 1)}}
 
 
 def _times(facts: TrainerFacts) -> FloatArray:

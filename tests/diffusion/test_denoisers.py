@@ -1,5 +1,6 @@
 """Denoisers are networks that diffusers saves and loads, with seeded weights."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,20 @@ def test_boundaries_that_are_not_given_are_found_for_the_data() -> None:
     assert first == pytest.approx(95, abs=7)
     assert second == pytest.approx(440, abs=11)
     assert MultistageDiTConfig(tails=(2, 1)).starts(digits, noise)[0] == pytest.approx(476, abs=26)
+
+
+def test_data_in_which_algorithm_1_finds_no_three_stages_need_boundaries_of_ones_own() -> None:
+    """Few images of many pixels: the noise hides which one it is, and at once all of them."""
+    few, noise = data(3, 32, 32), VPConfig().build()
+    with pytest.raises(UserError) as error:
+        MultistageUNetConfig().starts(few, noise)
+    assert re.fullmatch(
+        r"denoiser\.boundaries must be given for 'noise': by Algorithm 1 the first of three stages"
+        r" ends at 0\.\d+ and the last begins at 0\.\d+; by Algorithm 2 they would be"
+        r" 0\.\d+, 0\.\d+",
+        str(error.value),
+    )
+    assert len(MultistageUNetConfig(decoders=((8, 8),) * 2).starts(few, noise)) == 1
 
 
 def test_one_stage_has_no_boundaries() -> None:

@@ -1,10 +1,12 @@
 """The spaces that vary a denoiser with stages: every point is one that can be trained."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
@@ -13,7 +15,10 @@ from pydantic import TypeAdapter
 from search_spaces import SPACES, AnySpace, SearchSpace, space
 from search_spaces.stages import ordered, unordered
 from stepsearch.config import merge
+from stepsearch.diffusion.datasets import Dataset
+from stepsearch.diffusion.denoisers import multistage
 from stepsearch.diffusion.multistage.unet_arithmetic import unet_costs
+from stepsearch.diffusion.stages import find_stages
 from stepsearch.errors import UserError
 from trainers import DenoisingConfig, trainer
 
@@ -168,6 +173,28 @@ def test_the_outermost_boundaries_leave_every_stage_some_timesteps():
         made = proposed(base, space("stages"), trial)
         starts = made.denoiser.starts(base.dataset.load(), base.noise.build())
         assert np.diff([0, *starts, 1000]).min() >= 19
+
+
+def test_the_data_are_looked_at_once_for_all_numbers_of_stages(monkeypatch):
+    looks = []
+
+    def find(points, config):
+        looks.append(config.n)
+        return find_stages(points, config)
+
+    monkeypatch.setattr(multistage, "find_stages", find)
+    multistage._analysis.cache_clear()
+    space("stages").fixed(config().facts())
+    assert len(looks) == 1
+
+
+def test_where_algorithm_1_leaves_no_three_stages_those_of_algorithm_2_are_tried():
+    """Few images of many pixels."""
+    images = torch.rand(30, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    few = Dataset("noise", images, images[:1], None, None, "")
+    facts = replace(config().facts(), data=lambda: few)
+    labels = [point.label for point in space({"kind": "stages", "stages": [1, 3]}).fixed(facts)]
+    assert labels == ["one stage", "2 stages by Algorithm 2", "3 stages by Algorithm 2"]
 
 
 # --- stage_widths -------------------------------------------------------------------------------

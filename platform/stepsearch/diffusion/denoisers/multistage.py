@@ -180,15 +180,38 @@ class MultistageDiTConfig(MultistageConfig, TransformerShape):
         return network
 
 
-@lru_cache(maxsize=16)
 def found(data: Dataset, n: int) -> Boundaries:
-    """The boundaries of n stages that `stages` finds for a data set, once a process."""
-    if n in (2, 3):
-        return _analysis(data, n).boundaries
-    return any_stages(_analysis(data, 2).grid.similarity, n)
+    """The boundaries of n stages that `stages` finds for a data set.
+
+    Raises UserError where Algorithm 1 leaves no three stages.
+    """
+    if n != 3:
+        return algorithm_2(data, n)
+    boundaries = algorithm_1(data)
+    if boundaries is None:
+        first, third = (crossing.tau for crossing in _analysis(data).crossings)
+        others = ", ".join(f"{t:g}" for t in algorithm_2(data, 3))
+        raise UserError(
+            f"denoiser.boundaries must be given for {data.name!r}: by Algorithm 1 the first of"
+            f" three stages ends at {first:g} and the last begins at {third:g}; by Algorithm 2"
+            f" they would be {others}"
+        )
+    return boundaries
+
+
+def algorithm_1(data: Dataset) -> Boundaries | None:
+    """Of three stages; None where it leaves one of them no time."""
+    first, third = (crossing.tau for crossing in _analysis(data).crossings)
+    return (first, third) if 0 < first < third < 1 else None
+
+
+def algorithm_2(data: Dataset, n: int) -> Boundaries:
+    """Of n stages."""
+    return any_stages(_analysis(data).grid.similarity, n)
 
 
 @lru_cache(maxsize=4)
-def _analysis(data: Dataset, n: int) -> Found:
+def _analysis(data: Dataset) -> Found:
+    """Once a process; both algorithms look at the same for any number of stages."""
     points = pixels(data.train) if data.vae is None else latents(data.train)
-    return find_stages(points, StagesConfig(n=n))
+    return find_stages(points, StagesConfig(n=2))

@@ -123,7 +123,7 @@ def stages_of(
     warnings: tuple[str, ...] = ()
     if config.n == 3:
         boundaries: Boundaries = (crossings[0].tau, crossings[1].tau)
-        warnings = _warnings(crossings, config.alpha)
+        warnings = _warnings(crossings, config.alpha, others[ALGORITHM_2])
     else:
         boundaries = others.pop(ALGORITHM_2)
     points = len(denoiser), len(denoiser.span)
@@ -156,13 +156,17 @@ def _others(n: int, grid: GridSimilarity, gradients: FloatArray | None) -> dict[
     return others
 
 
-def _warnings(crossings: tuple[Crossing, Crossing], alpha: float) -> tuple[str, ...]:
-    """What a reader of Algorithm 1's boundaries must know. Raises UserError if they overlap."""
+def _warnings(
+    crossings: tuple[Crossing, Crossing], alpha: float, instead: Boundaries
+) -> tuple[str, ...]:
+    """What a reader of Algorithm 1's boundaries must know. Raises UserError if they overlap, with
+    those of Algorithm 2 `instead`."""
     first, third = crossings
     if first.tau >= third.tau:
         raise UserError(
             f"alpha must leave a middle stage, got {alpha:g}: the first ends at {first.tau:g}, the"
-            f" third begins at {third.tau:g}; try a larger alpha or another n"
+            f" third begins at {third.tau:g}; try a larger alpha, another n or, by Algorithm 2,"
+            f" {' '.join(f'{t:g}' for t in instead)}"
         )
     warnings = []
     for crossing, which, end in ((first, "first", 0), (third, "third", 1)):
