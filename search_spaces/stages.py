@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -55,6 +55,17 @@ class StagesSpace(SearchSpace):
             label = f"{n} stages by Algorithm {1 if first else 2}"
             points.append(FixedPoint(label, _point(boundaries, facts)))
         return points
+
+    def carried(
+        self, params: Mapping[str, Any], here: TrainerFacts, there: TrainerFacts
+    ) -> dict[str, Any]:
+        """The boundaries go where the log-SNR is the same, or as near as stages may begin."""
+        n = params["stages"]
+        if n == 1 or np.array_equal(here.alpha_bar, there.alpha_bar):
+            return dict(params)
+        times = _times(here)
+        starts = _starts(ordered([params[f"{n}.{k}"] for k in range(1, n)]), times)
+        return _point([times[start] for start in starts], there)
 
     def check(self, facts: TrainerFacts) -> None:
         super().check(facts)

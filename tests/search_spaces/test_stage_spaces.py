@@ -197,6 +197,23 @@ def test_where_algorithm_1_leaves_no_three_stages_those_of_algorithm_2_are_tried
     assert labels == ["one stage", "2 stages by Algorithm 2", "3 stages by Algorithm 2"]
 
 
+@pytest.mark.parametrize("process", ["edm", "flow", "vp, few"])
+@pytest.mark.parametrize("shares", [(0.3,), (0.2, 0.6), (0.5, 0.5, 0.5)])
+def test_boundaries_are_carried_to_the_same_noise(process, shares):
+    """To the nearest of the other process's timesteps."""
+    n, member = len(shares) + 1, space("stages")
+    here, there = config().facts(), config(**PROCESSES[process]).facts()
+    params = {"stages": n, **{f"{n}.{k}": share for k, share in enumerate(shares, 1)}}
+    carried = member.carried(params, here, there)
+    before, after, as_it_was = (
+        member.suggest(FixedTrial(point), facts)["denoiser"]["boundaries"]
+        for point, facts in ((params, here), (carried, there), (params, there))
+    )
+    assert after == pytest.approx(before, abs=0.03)
+    assert process != "edm" or as_it_was != pytest.approx(before, abs=0.1)
+    assert member.carried(params, here, here) == params
+
+
 # --- stage_widths -------------------------------------------------------------------------------
 
 
