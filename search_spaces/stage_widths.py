@@ -14,7 +14,7 @@ from stepsearch.search.trial import TrainerFacts
 
 _STEP = 4
 """Decoders' channels are multiples of it, the encoder's of the groups of its norms."""
-_HALVINGS = 12
+_HALVINGS = 40
 
 Widths = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 """Channels of the encoder and of each decoder."""

@@ -240,6 +240,22 @@ def test_every_proposal_has_the_total_of_the_baseline_up_to_rounding(total, stud
         assert 0.94 < share <= 1
 
 
+@pytest.mark.parametrize("width", [(0.125, 2.0), (0.01, 100.0)])
+def test_a_large_network_with_the_most_unlike_widths_has_the_total_too(width):
+    member = space({"kind": "stage_widths", "width": list(width)})
+    wide = {"channels": [512, 1024], "decoders": [[512, 1024]] * 3}
+    base = config(denoiser={"kind": "multistage_unet", **wide})
+    widths = {"width1": width[1], "width2": width[1], "width3": width[0]}
+    made = proposed(base, member, FixedTrial({**widths, "encoder": 1.0})).denoiser
+    amounts = [
+        unet_costs(
+            (1, 8, 8), one.channels, one.decoders, layers=one.layers, attention=True
+        ).parameters
+        for one in (made, base.denoiser)
+    ]
+    assert 0.99 < amounts[0] / amounts[1] <= 1
+
+
 def test_the_papers_widths_keep_their_ratios(study):
     base = config(denoiser={"kind": "multistage_unet", "channels": [128, 256]})
     point = space("stage_widths").fixed(base.facts())[1]
