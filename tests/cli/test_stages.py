@@ -117,6 +117,9 @@ WRONG = [
      "compare must be one to four times 0 < t_1 < t_2 < ... < 1, got [0.4, 1.0]"),
     (["digits", "--set", "alhpa=0.8"],
      "dataset.alhpa is not a known key (known keys: kind, split_seed)"),
+    (["noise.npy", "--set", "alhpa=0.8"],
+     "alhpa is not a known key; did you mean 'alpha'? (known keys: alpha, compare, device, eta, "
+     "gradients, kernel, memory, n, samples, seed, signed, workers)"),
     (["digist"],
      "DATASET must be one of digits, the path or address of images, or a .npy file, got 'digist'"),
     (["images"],
@@ -148,6 +151,7 @@ def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(
     np.save(tmp_path / "one.npy", np.zeros((1, 3, 4, 4), dtype=np.uint8))
     np.save(tmp_path / "same.npy", np.full((5, 3, 4, 4), 7, dtype=np.uint8))
     np.save(tmp_path / "whole.npy", np.arange(20).reshape(5, 4))
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).random((50, 1, 4, 4)))
     (tmp_path / "text.npy").write_text("no array")
     before = tree(tmp_path)
     ending = cli("stages", *words)

@@ -147,6 +147,7 @@ def _read(dataset: str, values: dict[str, Any]) -> tuple[Tensor, bool]:
     if dataset in DATASETS and dataset not in _PLACES:
         return parse(DATASETS[dataset], {"kind": dataset} | values, "dataset").load().train, True
     if path.suffix == ".npy":
+        parse(_Asked, values)  # a file has no keys of its own: these are none of the method's
         array = _load(path)
         return torch.from_numpy(array), array.dtype == np.uint8
     if (path / MANIFEST).is_file():
