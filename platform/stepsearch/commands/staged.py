@@ -37,7 +37,6 @@ from stepsearch.diffusion.stages.optimal import OptimalDenoiser, check_device
 from stepsearch.diffusion.stages.sharded import ShardedDenoiser
 from stepsearch.diffusion.stages.similarity import Denoiser
 from stepsearch.errors import UserError
-from stepsearch.pixels import scaled
 from stepsearch.search.files import assignments, write_json
 
 _PLACES = ("images", "latents")
@@ -182,7 +181,7 @@ def _trainable(images: Tensor) -> Tensor:
         raise UserError(
             f"gradients must be of images [N, C, H, W], got a data set {tuple(images.shape)}"
         )
-    return scaled(images).float()
+    return images.float() if images.dtype == torch.float64 else images
 
 
 def _use_all_cpus(operations: float) -> None:

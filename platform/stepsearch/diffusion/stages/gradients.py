@@ -10,6 +10,7 @@ from stepsearch.diffusion.denoisers import UNetConfig
 from stepsearch.diffusion.noise import NoiseProcess, VPConfig
 from stepsearch.diffusion.seeds import generator
 from stepsearch.diffusion.training import Training, TrainingConfig
+from stepsearch.pixels import scaled
 from stepsearch.strategies import UniformConfig
 from stepsearch.strategies.base import FloatArray
 
@@ -22,9 +23,9 @@ _EVERY = 100
 def gradient_similarity(images: Tensor, steps: int, seed: int) -> FloatArray:
     """Mean over the training of the cosines between full gradients, float64 [100, 100].
 
-    Trains the default U-Net with uniform timesteps on `images`, float32 [N, C, H, W], for so many
-    steps on the CPU; every gradient is of the same batch with the same noise. Raises UserError if
-    there is no such network for the images.
+    Trains the default U-Net with uniform timesteps on `images` [N, C, H, W] (see `scaled`) for so
+    many steps on the CPU; every gradient is of the same batch with the same noise. Raises
+    UserError if there is no such network for the images.
     """
     process, denoiser = VPConfig().build(), UNetConfig()
     channels, height, width = images.shape[1:]
@@ -39,7 +40,7 @@ def gradient_similarity(images: Tensor, steps: int, seed: int) -> FloatArray:
         seed=seed,
     )
     random = generator("gradients", seed)
-    batch = images[torch.randint(len(images), (config.batch_size,), generator=random)]
+    batch = scaled(images[torch.randint(len(images), (config.batch_size,), generator=random)])
     noise = torch.randn(batch.shape, generator=random)
     cosines = torch.zeros(_TIMES, _TIMES, dtype=torch.float64)
     looks = -(-steps // _EVERY)
