@@ -40,3 +40,9 @@ def test_time_is_the_inverse_of_sigma(name: str) -> None:
     np.testing.assert_allclose(kernel.time(kernel.sigma(t)), t, rtol=1e-9)
     np.testing.assert_allclose(kernel.sigma(matched(t, name)), VP.sigma(t), rtol=1e-9)
     assert np.all(np.diff(kernel.sigma(t)) > 0)
+
+
+def test_the_boundary_of_an_empty_first_stage_is_the_beginning_of_every_kernel() -> None:
+    """Which has no noise, less than VE begins with."""
+    for name in KERNELS:
+        assert matched(np.array([0.0]), name).tolist() == [0.0]

@@ -56,7 +56,9 @@ class VE:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
     def time(self, sigma: FloatArray) -> FloatArray:
-        t: FloatArray = np.log(sigma / self.sigma_min) / np.log(self.sigma_max / self.sigma_min)
+        """0 for less noise than sigma_min."""
+        ratio = np.maximum(sigma / self.sigma_min, 1)
+        t: FloatArray = np.log(ratio) / np.log(self.sigma_max / self.sigma_min)
         return t
 
 
