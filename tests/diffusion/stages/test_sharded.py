@@ -93,6 +93,7 @@ def test_a_part_may_be_a_single_image(digits: Points) -> None:
         ([torch.rand(2, 4)] * 3, "workers must be at most one for each of 2 images, got 3"),
         ([torch.rand(9, 4), torch.rand(8, 4)],
          r"the data set must be the same for all workers, got \(8, 4\) and \(9, 4\)"),
+        ([torch.tensor(3.0)] * 2, r"the data set must have shape \[N, ...\], got \(\)"),
         ([torch.zeros(9, 4)] * 2,
          "the data set must hold at least 2 different images, got 9 identical ones"),
         ([torch.full((9, 4), torch.nan)] * 2,

@@ -122,9 +122,14 @@ def latents(values: Tensor, *, whole: Statistics | None = None) -> Points:
     return Points(rows, 1.0, whole.mean, span.flatten())
 
 
-def _rows(values: Tensor) -> Tensor:
+def check_shape(values: Tensor) -> None:
+    """Raise UserError unless they are points, [N, ...]."""
     if values.ndim < 2 or not values[0:1].numel():
         raise UserError(f"the data set must have shape [N, ...], got {tuple(values.shape)}")
+
+
+def _rows(values: Tensor) -> Tensor:
+    check_shape(values)
     return values.flatten(1)
 
 

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from stepsearch.diffusion.stages.optimal import OptimalDenoiser, Sums, merge
-from stepsearch.diffusion.stages.points import Statistics, joined, latents, pixels, statistics
+from stepsearch.diffusion.stages.points import (
+    Statistics,
+    check_shape,
+    joined,
+    latents,
+    pixels,
+    statistics,
+)
 from stepsearch.errors import UserError
 
 Read = Callable[[], tuple[Tensor, bool]]
@@ -49,8 +56,9 @@ class Shard:
         self._signed, self._device, self._memory = signed, device, memory
 
     def look(self) -> Look:
-        """Read the part. Raises UserError where there are fewer images than parts."""
+        """Read the part. Raises UserError where there are fewer images than parts, or none."""
         values, self._is_pixels = self._read()
+        check_shape(values)
         n = len(values)
         if n < self._parts:
             raise UserError(
