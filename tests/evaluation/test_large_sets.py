@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stepsearch.evaluation import ClassifierConfig, Judge, JudgeConfig
+from stepsearch.evaluation import ClassifierConfig, Judge, JudgeConfig, statistics
 from stepsearch.evaluation.features import base
 from stepsearch.evaluation.judge import pixel_features
 from stepsearch.pixels import scaled
@@ -42,6 +42,8 @@ def test_neighbours_are_looked_for_in_a_part_of_a_large_set(images, tmp_path, mo
     assert len(part.real.features) == len(part.manifold.train) == 60
     assert torch.equal(part.real.features, whole.real.features[::4])
     assert torch.equal(part.real.statistics.cov, whole.real.statistics.cov)
+    expected = statistics(pixel_features(images[:240:4]))
+    assert torch.equal(part.pixel_statistics.cov, expected.cov), "all would be hours, gigabytes"
     some = scaled(images[:50])
     assert part.score(some)["fd_two"] == whole.score(some)["fd_two"]
     assert part.score(some)["off_manifold"] <= 0.1

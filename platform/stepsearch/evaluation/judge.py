@@ -90,6 +90,7 @@ class Judge:
                 cache_file(config.classifier, fingerprint, cache),
             )
             real = extractor.observe(train, device)
+        some = _some(train)
         return cls(
             config=config,
             name=name,
@@ -100,10 +101,8 @@ class Judge:
             real_factor=factor(real.statistics.cov),
             real_radii=ball_radii(real.features.double(), config.neighbours),
             coverage_radii=ball_radii(real.features.double(), config.coverage_neighbours),
-            pixel_statistics=statistics(pixel_features(train)),
-            manifold=ImageManifold.fit(
-                _some(train), _some(held_out), config.off_manifold_quantile
-            ),
+            pixel_statistics=statistics(pixel_features(some)),
+            manifold=ImageManifold.fit(some, _some(held_out), config.off_manifold_quantile),
             device=device,
         )
 
