@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stepsearch.diffusion.datasets import AnyDataset, Dataset
+from stepsearch.errors import UserError
 from stepsearch.evaluation.features.network import NetworkConfig, check_channels
 from stepsearch.evaluation.judge import Judge
 from stepsearch.evaluation.judge_config import (
@@ -30,7 +31,11 @@ _CPU = torch.device("cpu")
 
 
 def check_judge(config: JudgeConfig, data: Dataset) -> None:
-    """Raise UserError unless the data set has what the judge's features need, and it is there."""
+    """Raise UserError unless the data set has what the judge's features need, it is there, and
+    there are enough images to be neighbours."""
+    most = max(config.neighbours, config.coverage_neighbours)
+    _check_count("to train on", len(data.train), most)
+    _check_count("held out", len(data.held_out), config.neighbours)
     if isinstance(config.features, NetworkConfig):
         check_channels(data.shape[0])
         config.features.check()
@@ -55,6 +60,14 @@ def judge_of(
         cache,
         device,
     )
+
+
+def _check_count(which: str, images: int, neighbours: int) -> None:
+    if images <= neighbours:
+        raise UserError(
+            f"dataset must have more images {which} than the judge counts neighbours "
+            f"({neighbours}), got {images}"
+        )
 
 
 def judged_scores(config: JudgeConfig, name: str) -> dict[str, Direction]:

@@ -73,6 +73,21 @@ def test_a_trial_on_images_without_labels_is_judged(config: Any, tmp_path: Path)
     assert len(metrics) <= 25, "keys of an MLflow run"
 
 
+@pytest.mark.parametrize(
+    ("held_out", "message"),
+    [
+        (0.05, r"more images held out than the judge counts neighbours \(3\), got 2$"),
+        (0.9, r"more images to train on than the judge counts neighbours \(5\), got 4$"),
+    ],
+)
+def test_too_few_images_to_be_neighbours_are_refused(
+    unlabelled: dict[str, Any], held_out: float, message: str
+) -> None:
+    few = small(dataset={**unlabelled, "held_out": held_out})
+    with pytest.raises(UserError, match=f"^dataset must have {message}"):
+        few.model_copy(update={"judge": TINY}).check(workers=1)
+
+
 def test_few_images_are_pointed_out_before_the_first_trial(
     config: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
