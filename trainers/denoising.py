@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,11 +17,12 @@ from stepsearch.diffusion.denoisers import AnyDenoiser, UNetConfig
 from stepsearch.diffusion.denoisers.multistage import MultistageConfig
 from stepsearch.diffusion.execution import check_execution
 from stepsearch.diffusion.labels import check_label_dropout
+from stepsearch.diffusion.memory import Slices
 from stepsearch.diffusion.multistage.stage_parallel import check_stage_workers
 from stepsearch.diffusion.noise import AnyNoise, NoiseProcess, VPConfig
 from stepsearch.diffusion.training import Training, TrainingConfig
 from stepsearch.diffusion.workers import ALONE, Workers
-from stepsearch.errors import UserError
+from stepsearch.errors import OutOfMemory, UserError
 from stepsearch.evaluation.judge_config import JudgeConfig, score_names
 from stepsearch.sampling.guidance import check_guidance
 from stepsearch.sampling.sampler import SamplerConfig
@@ -130,10 +132,20 @@ class DenoisingConfig(Config):
         return prepare_judge(self.judge, self.dataset, cache)
 
     def probe(self, *, gpu: bool) -> Cost:
-        """Some steps of this training, some images and their scores, timed."""
+        """Some steps of this training, some images and their scores, timed; in as many slices as a
+        trial's where the memory is short. Raises OutOfMemory where that is not enough."""
         workers = Workers(device=torch.device("cuda")) if gpu else ALONE
-        training = self.training_for(0, budget=2**40, workers=workers)
-        return measure(training, self.sampler, self.judge, self.dataset)
+        config = self.training
+        with TemporaryDirectory() as scratch:
+            while True:
+                slices = Slices(Path(scratch), config.accumulation, config.batch_size)
+                try:
+                    with slices.fitting(workers):
+                        training = self.training_for(0, 2**40, workers, slices.count)
+                        return measure(training, self.sampler, self.judge, self.dataset)
+                except OutOfMemory as error:
+                    if not error.again:
+                        raise
 
     def chart(self, width: int) -> str:
         """Density and weight of the strategy; `mirror` at this training's batch size."""

@@ -1,9 +1,15 @@
 """What a trainer's probe measures: the real things, in small."""
 
+import re
+import subprocess
+import sys
 from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import UNet2DModel
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from trainers import trainer
 
@@ -32,6 +38,57 @@ def test_the_probe_measures_every_part_and_leaves_nothing_behind(
     training.run(32)
     training.save(checkpoint)
     assert cost.checkpoint_bytes == pytest.approx(checkpoint.stat().st_size, rel=0.01)
+
+
+def test_a_step_is_timed_in_the_slices_that_it_is_trained_in() -> None:
+    config = trainer(**SMALL | {"training": {"batch_size": 32, "accumulation": 4}})
+    images: set[int] = set()
+
+    def look(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, UNet2DModel) and module.training:
+            images.add(len(given[0]))
+
+    with register_module_forward_pre_hook(look):
+        assert config.probe(gpu=False).batch_size == 32
+    assert images == {8}
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import psutil, torch
+from stepsearch.errors import OutOfMemory
+from trainers import trainer
+
+torch.set_num_threads(1)
+config = trainer(
+    denoiser={"channels": [8, 16]},
+    training={"batch_size": 2048, "accumulation": int(sys.argv[1]) or None},
+    sampler={"num_steps": 2},
+    judge={"samples": 32, "classifier": {"budget": 1000}},
+)
+small = config.training.model_copy(update={"batch_size": 32})
+config.model_copy(update={"training": small}).probe(gpu=False)  # imports what it needs
+limit = psutil.Process().memory_info().vms + 250 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    print(config.probe(gpu=False).batch_size)
+except OutOfMemory as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("accumulation", "said"), [(0, "2048"), (1, "out of memory: .* with 2048 images at a time")]
+)
+def test_a_step_that_does_not_fit_is_timed_in_more_slices_if_the_file_allows(
+    accumulation: int, said: str
+) -> None:
+    """With 250 MB to spare."""
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(accumulation)]
+    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert out.returncode == 0, out.stderr
+    assert re.fullmatch(said, out.stdout.splitlines()[-1])
 
 
 def test_the_judge_is_timed_on_a_data_set_whose_classes_come_one_after_the_other(

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepsearch.cluster import LaneShape, connect, fit_lanes, resources
-from stepsearch.errors import Diverged, UserError
+from stepsearch.errors import Diverged, OutOfMemory, UserError
 from stepsearch.search.amounts import check_budget
 from stepsearch.search.beginning import Beginner, beginning
 from stepsearch.search.board import describe
@@ -87,6 +87,8 @@ def _probe(trainer: Any, gpu: bool) -> Cost:
         cost: Cost = trainer.probe(gpu=gpu)
     except Diverged as error:
         raise UserError(f"trainer must not diverge in its first steps: {error}") from None
+    except OutOfMemory as error:
+        raise UserError(f"trainer must fit into this machine's memory: {error}") from None
     return cost
 
 
