@@ -90,6 +90,21 @@ def test_a_checkpoint_from_before_precisions_and_averages_is_read(
     assert_equal(one.state_dict(), other.state_dict())
 
 
+def test_a_checkpoint_that_a_gpu_wrote_is_read_on_a_cpu(
+    build_training: Build, tmp_path: Path
+) -> None:
+    """The state of a GPU's generator is a seed and an offset."""
+    one, other, begun = build_training(), build_training(), build_training()
+    one.run(80)
+    seed_and_offset = torch.zeros(16, dtype=torch.uint8)
+    write_checkpoint(one.state_dict() | {"generator": seed_and_offset}, tmp_path / "checkpoint")
+    other.load(tmp_path / "checkpoint")
+    assert_equal(one.ema.state_dict(), other.ema.state_dict())
+    numbers = [training.state_dict()["generator"] for training in (other, begun)]
+    assert not torch.equal(*numbers), "what was drawn first is not drawn again"
+    assert other.run(160).steps == 10
+
+
 def test_a_checkpoint_without_an_average_that_is_asked_for_is_refused(
     build_training: Build, tmp_path: Path
 ) -> None:

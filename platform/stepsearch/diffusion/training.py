@@ -276,7 +276,16 @@ class Training:
         self._optimizer.load_state_dict(state["optimizer"])
         self._lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.strategy.load_state_dict(state["strategy"])
-        self._generator.set_state(state["generator"])
+        self._draw_on(state["generator"])
+
+    def _draw_on(self, state: Tensor) -> None:
+        """Go on with a generator's random numbers, or with others where it was one of a GPU and
+        this one is not, or the other way round: their states have different lengths."""
+        if len(state) == len(self._generator.get_state()):
+            self._generator.set_state(state)
+        else:
+            others = generator("training", self._seed, self.images_seen)
+            self._generator.manual_seed(others.initial_seed())
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, or this worker's part of it where workers have a stage each."""
