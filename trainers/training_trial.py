@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +23,16 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 _TICKS = 50
-"""How often a trial says how far it is, over its whole budget."""
+"""How often a trial at least says how far it is, over its whole budget."""
+_SAVES_EVERY = 120
+"""Ticks of a training, a few seconds each."""
 
 
 def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
     """One trial: train to each milestone, judge the EMA denoiser's images, report.
 
-    Goes on from the trial's checkpoint, which is written before every report. Raises Diverged or
-    OutOfMemory.
+    Goes on from the trial's checkpoint, which is written before every report, and every ten
+    minutes or so between them. Raises Diverged or OutOfMemory.
     """
     config: DenoisingConfig = trial.config
     share = config.training.batch_size // workers.size
@@ -37,14 +41,24 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
         training = config.training_for(trial.seed, trial.budget, workers, slices.count)
     checkpoint = trial.folder / CHECKPOINT
     training.resume(checkpoint)
+    ticks = count(1)
+
+    def save() -> None:
+        if workers.rank < training.shards:
+            training.save(checkpoint)
+
+    def tick() -> bool:
+        if next(ticks) % _SAVES_EVERY == 0:
+            save()
+        return report.progress(training.images_seen)
+
     # A checkpoint lies behind the batch that holds a milestone: its report may have been lost.
     behind = training.images_seen - config.training.batch_size
     for milestone in (m for m in trial.milestones if m > behind):
         begun = time.process_time()
         with slices.fitting(workers):
-            losses, asked_to_leave = _train(training, milestone, trial, report)
-        if workers.rank < training.shards:
-            training.save(checkpoint)
+            losses, asked_to_leave = _train(training, milestone, trial, tick)
+        save()
         if asked_to_leave:
             return
         trained = time.process_time()
@@ -64,20 +78,21 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
 
 
 def _train(
-    training: Training, until: int, trial: Trial, report: Report
+    training: Training, until: int, trial: Trial, tick: Callable[[], bool]
 ) -> tuple[list[LossSummary], bool]:
-    """Train to a milestone in small steps; the losses, and whether the search says stop.
+    """Train to a milestone in small parts; the losses, and whether the search says stop.
 
     What a strategy has learned goes to a file after each.
     """
     losses = []
     stride = max(1, trial.budget // _TICKS)
     while training.images_seen < until:
-        losses.append(training.run(min(until, training.images_seen + stride)))
+        goal = min(until, training.images_seen + stride)
+        losses.append(training.run(goal, tick))
         if training.workers.rank == 0 and training.strategy.state_dict():
             row = strategy_row(training.strategy, training.images_seen)
             append_row(trial.folder / "strategy.jsonl", row)
-        if not report.progress(training.images_seen):
+        if training.images_seen < goal or not tick():
             return losses, True
     return losses, False
 

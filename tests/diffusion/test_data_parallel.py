@@ -1,7 +1,9 @@
 """Several workers train what one worker trains."""
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from stepsearch.diffusion.checkpoints import read_checkpoint
 from stepsearch.diffusion.training import Training, Workers
 from stepsearch.errors import UserError
+from tests.diffusion.conftest import PLATFORM, SCRIPT
 
 
 def two_workers(
@@ -66,6 +69,40 @@ def test_two_workers_lose_what_one_loses_for_50_steps(
     found = torch.tensor(json.loads(first))
     torch.testing.assert_close(found, expected, rtol=rtol, atol=0)
     assert ((found - expected).abs() / expected).mean() < rtol / 4
+
+
+CLOCKS = """
+import os, runpy, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from stepsearch.diffusion import loss
+
+script, rank = runpy.run_path(sys.argv[1]), int(sys.argv[2])
+training = script["build"](workers=script["join"](rank, 2, Path(sys.argv[3])))
+loss.time = SimpleNamespace(perf_counter=lambda: (1 + 1e6 * rank) * time.perf_counter())
+training.run(480, lambda: False)
+print(training.images_seen, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_workers_whose_clocks_differ_stop_after_the_same_step(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PLATFORM), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLOCKS, SCRIPT, str(rank), tmp_path / "rendezvous"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.communicate(timeout=120)[0] for process in processes] == ["80\n", "80\n"]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def test_a_batch_that_the_workers_cannot_share_evenly_is_refused(

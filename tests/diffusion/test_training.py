@@ -12,6 +12,7 @@ import torch
 from diffusers import UNet2DModel
 
 from stepsearch.config import parse
+from stepsearch.diffusion import training as loop
 from stepsearch.diffusion.data_order import DataOrder
 from stepsearch.diffusion.datasets import DigitsConfig
 from stepsearch.diffusion.ema import MovingAverage
@@ -137,6 +138,26 @@ def test_run_ends_with_the_first_step_that_reaches_its_goal(build_training: Buil
     assert nothing.steps == 0
     assert math.isnan(nothing.mean_loss)
     assert nothing.count.sum() == 0
+
+
+def test_a_long_run_asks_now_and_then_whether_to_go_on(
+    build_training: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def tick() -> bool:
+        asked.append(training.images_seen)
+        return len(asked) < 3
+
+    training, whole = build_training(), build_training()
+    training.run(80, tick)
+    assert asked == [], "that took no seconds"
+    monkeypatch.setattr(loop, "_TICK_S", 0.0)
+    assert training.run(480, tick).steps == 30
+    assert asked == [160, 240, 320]
+    training.run(400)
+    whole.run(400)
+    assert torch.equal(weights(training.ema), weights(whole.ema))
 
 
 def test_a_goal_beyond_the_budget_is_refused(build_training: Build) -> None:

@@ -6,17 +6,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stepsearch.diffusion import training
+from stepsearch.diffusion.checkpoints import read_checkpoint
 from stepsearch.errors import UserError
 from stepsearch.evaluation.judge_config import score_names
 from stepsearch.search.trial import Trial
 from stepsearch.strategies import strategy
 from tests.trainers.conftest import MILESTONES, Listener
-from trainers import trainer
+from trainers import trainer, training_trial
 from trainers.rows import last_strategy, read_rows
 from trainers.training_trial import CHECKPOINT, run
 
@@ -51,6 +54,36 @@ def test_a_trial_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert list(second.heard) == [64, 128, 192], "the report at its checkpoint may have been lost"
     assert second.heard[128] == first.heard[128]
     assert second.heard | first.heard == whole.heard
+
+
+def test_a_long_trial_is_never_silent_for_long_and_loses_little(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps are long here; a fiftieth of its images are a thousand times as many."""
+    words: list[int] = []
+
+    class Killed(Listener):
+        def progress(self, images_seen: int) -> bool:
+            words.append(images_seen)
+            if len(words) == 5:
+                raise KeyboardInterrupt
+            return True
+
+    class Told(Listener):
+        def progress(self, images_seen: int) -> bool:
+            words.append(images_seen)
+            return len(words) < 5
+
+    monkeypatch.setattr(training, "_TICK_S", 0.0)
+    monkeypatch.setattr(training_trial, "_SAVES_EVERY", 2)
+    for listener, saved in ((Killed(), 1280), (Told(), 1600)):
+        words.clear()
+        folder = tmp_path / type(listener).__name__
+        folder.mkdir()
+        with suppress(KeyboardInterrupt):
+            run(Trial(0, trial.config, 0, (16_000_000,), folder, trial.cache), listener)
+        assert words == [320, 640, 960, 1280, 1600]
+        assert read_checkpoint(folder / CHECKPOINT)["images_seen"] == saved
 
 
 def test_a_trial_says_what_its_images_and_their_scores_cost(trial: Trial) -> None:

@@ -99,20 +99,28 @@ class LossMeter:
         self._totals += torch.stack([loss, grad_norm])
         self._steps += 1
 
-    def check(self, images_seen: int) -> None:
+    def check(self, images_seen: int) -> float:
         """Raise Diverged if any loss or gradient so far was NaN or infinite, on all workers alike.
 
-        Waits for the device, so it is not for every step.
+        The seconds since the meter was made, of the slowest worker. Waits for the device, so it is
+        not for every step.
         """
-        finite = self._totals.isfinite().all().double()
+        wrong = (~self._totals.isfinite()).any().double()
+        agreed = torch.stack([wrong, torch.full_like(wrong, self._seconds)])
         if self._workers.size > 1:
-            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-        if not finite:
+            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+        diverged, seconds = agreed.tolist()
+        if diverged:
             loss, grad_norm = self._totals.tolist()
             raise Diverged(
                 f"training diverged by images_seen={images_seen}:"
                 f" sum of losses {loss}, of gradient norms {grad_norm}"
             )
+        return float(seconds)
+
+    @property
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
 
     def summary(self) -> LossSummary:
         """The means over all workers."""
@@ -126,7 +134,7 @@ class LossMeter:
             means = loss / count
         return LossSummary(
             self._steps,
-            time.perf_counter() - self._started,
+            self._seconds,
             float(mean_loss),
             float(grad_norm),
             self._centres,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = ["LossSummary", "Training", "TrainingConfig", "Workers"]
 
 _CHECK_EVERY = 10
 """Steps between two looks for a NaN: each look waits for the device."""
+_TICK_S = 5.0
 
 
 class Training:
@@ -160,19 +161,24 @@ class Training:
         """The first workers, so many, have to `save`; the others hold the same state as they."""
         return self._parallel.shards
 
-    def run(self, until: int) -> LossSummary:
-        """Train until `images_seen` >= `until`, which the budget bounds.
+    def run(self, until: int, tick: Callable[[], bool] = lambda: True) -> LossSummary:
+        """Train until `images_seen` >= `until`, which the budget bounds, or `tick` says stop.
 
-        Raises Diverged within 10 steps of a NaN or infinite loss or gradient, and always before
-        returning.
+        It is asked every few seconds, by all workers after the same steps. Raises Diverged within
+        10 steps of a NaN or infinite loss or gradient, and always before returning.
         """
         if until > self.budget:
             raise ValueError(f"until must be at most the budget ({self.budget}), got {until}")
         meter = LossMeter(self.process.log_snr, self.workers, self._starts)
+        ticked = 0.0
         while self.images_seen < until:
             self._step(meter)
             if self._steps % _CHECK_EVERY == 0:
-                meter.check(self.images_seen)
+                seconds = meter.check(self.images_seen)
+                if seconds - ticked >= _TICK_S:
+                    ticked = seconds
+                    if not tick():
+                        break
         meter.check(self.images_seen)
         return meter.summary()
 
