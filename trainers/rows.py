@@ -22,10 +22,12 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, none without it; a resumed trial may have written one twice."""
+    """The rows of a file, none without it; a resumed trial may have written one twice, and a
+    killed worker half a line."""
     if not path.exists():
         return []
-    rows = map(json.loads, path.read_text().splitlines())
+    *lines, _ = path.read_text().split("\n")
+    rows = map(json.loads, lines)
     latest = {row["images_seen"]: row for row in rows}
     return [latest[images_seen] for images_seen in sorted(latest)]
 

@@ -16,7 +16,7 @@ from stepsearch.diffusion.workers import ALONE, Workers
 from stepsearch.search.trial import Report, Trial
 from trainers.diagnostics import diagnostics_row
 from trainers.evaluation import Evaluation
-from trainers.rows import append_row, strategy_row
+from trainers.rows import append_row, read_rows, strategy_row
 
 if TYPE_CHECKING:
     from trainers.denoising import DenoisingConfig
@@ -58,15 +58,19 @@ def run(trial: Trial, report: Report, workers: Workers = ALONE) -> None:
         begun = time.process_time()
         with slices.fitting(workers):
             losses, asked_to_leave = _train(training, milestone, trial, tick)
-        save()
-        if asked_to_leave:
-            return
         trained = time.process_time()
+        if asked_to_leave:
+            save()
+            return
+        images = config.gradient_images
+        with slices.fitting(workers):
+            noise = training.gradient_noise(images) if images else None
+        # before the checkpoint: a trial that goes on from it trains nothing before this report
         metrics = {"images_seen": float(milestone)}
+        metrics |= _summary(losses, noise, training, trial.folder, milestone)
+        save()
         with slices.fitting(workers, in_slices=False):
             metrics |= Evaluation(config, training, trial, milestone, workers, report).metrics()
-        noise = training.gradient_noise(config.gradient_images) if config.gradient_images else None
-        metrics |= _summary(losses, noise, training, trial.folder, milestone)
         if config.training.precision == "float16":
             metrics["skipped_steps"] = float(training.skipped_steps)
         metrics |= {
@@ -104,14 +108,22 @@ def _summary(
     folder: Path,
     images_seen: int,
 ) -> dict[str, float]:
-    """Scalars of the training since the last milestone; what is by noise level goes to a file."""
-    if not losses or training.workers.rank > 0:
+    """Scalars of the training since the last milestone, or since the trial went on; what is by
+    noise level goes to a file. Where nothing was trained, they are what the file has: a batch may
+    hold two milestones, and a report be lost."""
+    if training.workers.rank > 0:
         return {}
+    path = folder / "loss.jsonl"
+    if not losses:
+        rows = [row for row in read_rows(path) if row["images_seen"] <= images_seen]
+        return dict(rows[-1].get("scalars", {})) if rows else {}
     total = combine(losses)
-    append_row(folder / "loss.jsonl", diagnostics_row(total, noise, training, images_seen))
-    return {
+    scalars = {
         "train_loss": total.mean_loss,
         "grad_norm": total.grad_norm,
         "images_per_s": float(total.count.sum()) / total.seconds,
         **{f"loss_stage_{k}": float(loss) for k, loss in enumerate(total.stage_loss, 1)},
     }
+    row = diagnostics_row(total, noise, training, images_seen)
+    append_row(path, row | {"scalars": scalars})
+    return scalars

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,32 @@ def test_a_long_trial_is_never_silent_for_long_and_loses_little(
             run(Trial(0, trial.config, 0, (16_000_000,), folder, trial.cache), listener)
         assert words == [320, 640, 960, 1280, 1600]
         assert read_checkpoint(folder / CHECKPOINT)["images_seen"] == saved
+
+
+def test_a_report_that_was_lost_comes_again_in_full(trial: Trial, tmp_path: Path) -> None:
+    class Lost(Listener):
+        def progress(self, images_seen: int) -> bool:
+            if images_seen == 64 and (trial.folder / CHECKPOINT).exists():
+                raise KeyboardInterrupt  # while its images are drawn
+            return True
+
+    trial.folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run(trial, Lost())
+    again, undisturbed = Listener(last=64), Listener(last=64)
+    run(trial, again)
+    (tmp_path / "other").mkdir()
+    run(replace(trial, folder=tmp_path / "other"), undisturbed)
+    assert again.heard == undisturbed.heard
+    assert "train_loss" in again.heard[64]
+
+
+def test_two_milestones_in_one_batch_are_both_reported_in_full(trial: Trial) -> None:
+    trial.folder.mkdir()
+    heard = Listener(last=31)
+    run(replace(trial, milestones=(16, 31)), heard)
+    assert heard.heard[31] == heard.heard[16] | {"images_seen": 31}
+    assert "train_loss" in heard.heard[31]
 
 
 def test_a_trial_says_what_its_images_and_their_scores_cost(trial: Trial) -> None:
