@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from stepsearch.search.board import Silent
 from stepsearch.search.config import SearchConfig
@@ -120,6 +121,31 @@ def test_a_worker_that_hangs_costs_its_trial_one_attempt(small: Small) -> None:
         result = launch(config)
     assert [record.outcome for record in result.records] == ["error", "finished"]
     assert result.records[0].reason == "no sign of life for 15 s"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_reads_another_data_set_than_the_driver_trains_nothing(
+    small: Small, tmp_path: Path
+) -> None:
+    for label in ("dark", "light"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(40):
+            shade = 3 * i + 130 * (label == "light")
+            Image.new("L", (8, 8), shade).save(tmp_path / "pictures" / label / f"{i}.png")
+    images = {"kind": "images", "path": tmp_path / "pictures", "size": 8, "channels": 1}
+    config = small(
+        {"dataset": images}, budget=LONG, lanes={"count": 1}, trial_scheduler={"kind": "fifo"}
+    )
+
+    def exchange_a_picture() -> None:
+        Image.new("L", (8, 8), 255).save(tmp_path / "pictures" / "dark" / "0.png")
+        one_process("ray::RayTrainWorker").kill()
+
+    with after_reports(config, 2, exchange_a_picture):
+        result = launch(config)
+    assert [record.outcome for record in result.records] == ["error", "error"]
+    for record in result.records:
+        assert "trainer.dataset must be on every node what it was" in str(record.reason)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 from stepsearch.bucket import Refused
 from stepsearch.cluster import LaneShape
-from stepsearch.errors import Diverged, OutOfMemory, storage_is_full
+from stepsearch.errors import Diverged, OutOfMemory, UserError, storage_is_full
 from stepsearch.search.carrier import Carrier
 from stepsearch.search.dispatcher import DIED
 from stepsearch.search.hold import Hold
@@ -60,12 +60,14 @@ class Lane(threading.Thread):
         self._number, self._priority, self._dispatcher = number, priority, dispatcher
         self._cancelled = False
         self._reason = DIED
+        data = trainer.facts().fingerprint
         self._new_trainer: Callable[[], LaneTrainer] = lambda: LaneTrainer(
             _work,
             lost=self._lost,
             train_loop_config={
                 "lane": number,
                 "trainer": cloudpickle.dumps(trainer),  # opened by the lane's workers
+                "data": data,
                 "dispatcher": dispatcher,
                 "carrier": cloudpickle.dumps(carrier),
                 "threads": max(1, int(shape.cpus)),
@@ -178,6 +180,7 @@ def _work(config: dict[str, Any]) -> None:
     )
     trainer, index = cloudpickle.loads(config["trainer"]), 0
     trainer.warm_up()
+    _check_data(trainer, config["data"])
     dispatcher, group = config["dispatcher"], (config["lane"], incarnation)
     carrier = cloudpickle.loads(config["carrier"])
     carrier.worker = f"{config['lane']}-{workers.rank}"
@@ -191,6 +194,15 @@ def _work(config: dict[str, Any]) -> None:
             raise error
         index += 1
     carrier.clear()
+
+
+def _check_data(trainer: Trainer, data: str) -> None:
+    """Raise UserError unless this worker reads the data set that the driver has read."""
+    if trainer.facts().fingerprint != data:
+        raise UserError(
+            "trainer.dataset must be on every node what it was where and when the search began, "
+            f"got other images, labels or another split on {ray.util.get_node_ip_address()}"
+        )
 
 
 def _train(
