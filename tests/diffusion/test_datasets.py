@@ -187,10 +187,10 @@ def test_a_relative_path_does_not_change_with_the_working_folder(
     assert ImagesConfig(path=Path("~/images"), size=8).path == Path.home() / "images"
 
 
-def save_all(path: Path, image: Image.Image, **options: Any) -> Path:
+def save_all(path: Path, image: Image.Image, suffix: str = "png", **options: Any) -> Path:
     path.mkdir()
     for i in range(5):
-        image.save(path / f"{i}.png", **options)
+        image.save(path / f"{i}.{suffix}", **options)
     return path
 
 
@@ -207,10 +207,13 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
     torch.testing.assert_close(images, torch.full_like(images, 128 / 127.5 - 1))
 
 
-def test_a_photograph_is_turned_upright(photographs: list[Image.Image], tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_a_photograph_is_turned_upright(
+    suffix: str, photographs: list[Image.Image], tmp_path: Path
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # taken upside down
-    turned = save_all(tmp_path / "turned", photographs[0].rotate(180), exif=exif)
+    turned = save_all(tmp_path / "turned", photographs[0].rotate(180), suffix, exif=exif)
     upright = save_all(tmp_path / "upright", photographs[0])
     assert torch.equal(load(turned).train, load(upright).train)
 

@@ -29,6 +29,7 @@ def prepared(picture: Image.Image, size: int, channels: int) -> npt.NDArray[np.u
 
     The filter is as wide as the reduction asks for, so that nothing aliases.
     """
+    picture.load()  # by which Pillow turns a TIFF itself
     turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
     upright = picture if turn is None else picture.transpose(turn)
     colour = _opaque(upright).convert("L" if channels == 1 else "RGB")

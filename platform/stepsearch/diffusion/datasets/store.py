@@ -30,7 +30,7 @@ log = logging.getLogger("stepsearch.datasets")
 
 Order = npt.NDArray[np.int64]
 _CHUNK = 1024
-_VERSION = 1
+_VERSION = 2
 """Of what is done to a picture."""
 _PIXELS, _FACTS = "pixels", "facts.json"
 
