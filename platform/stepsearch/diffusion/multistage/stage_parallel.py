@@ -79,8 +79,9 @@ class StageParallel(DataParallel):
         It becomes the last one here, too: what is written next keeps it until all parts are.
         """
         part = shard(path, self.stage)
-        found = reversed([*read_whole(part, earlier(part))])
-        mine = {state["images_seen"]: (file, state) for file, state in found}
+        mine: dict[int, tuple[Path, dict[str, Any]]] = {}
+        for file, state in reversed([*read_whole(part, earlier(part))]):
+            mine[state["images_seen"]] = file, state
         seen = torch.full((2,), -1, device=self.workers.device)
         seen[: len(mine)] = torch.tensor(list(mine), device=self.workers.device)
         common = set(mine).intersection(*self.workers.gather(seen).view(-1, 2).tolist())
