@@ -85,8 +85,8 @@ def main() -> None:
     try:
         app(obj=reader)
     except StepsearchError as error:
-        errors = Console(stderr=True, highlight=False)
-        errors.print(f"error: {error}", soft_wrap=True, markup=False)
+        errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        errors.print(f"error: {error}", soft_wrap=True)
         sys.exit(USER_ERROR if isinstance(error, UserError) else 1)
 
 

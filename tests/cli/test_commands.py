@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import run_search
+from stepsearch.commands.options import console
+from stepsearch.search.view import LineView, LiveView
 from stepsearch.strategies import STRATEGIES
 from tests.cli.conftest import Cli, Ending, Recorded
 
@@ -38,6 +40,17 @@ def test_status_shows_one_search_or_all_of_them(cli: Cli, recorded_search: Recor
     assert (rest.code, broken.code) == (0, 2)
     assert "search one cannot be read: " in rest.out
     assert "search two" in rest.out
+
+
+def test_what_looks_like_markup_is_said_as_it_is(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's own words, a list of paths, and a folder of that name."""
+    line = "✗ trial 3 error  RuntimeError: [enforce fail at alloc.cpp] :gun: [/data/a.png]"
+    for view in (LineView(console), LiveView(console)):
+        view.say(line)
+        assert " ".join(capsys.readouterr().out.split()) == " ".join(line.split())
+    assert cli("status", "--storage", "[/x]").out.startswith("no searches in [/x]; ")
 
 
 def test_status_shows_what_is_spent_and_which_budget_ended_the_search(

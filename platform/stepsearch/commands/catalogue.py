@@ -124,4 +124,4 @@ def _save(figure: Figure, out: Path) -> None:
 
 def _tell(console: Console, out: Path | None) -> None:
     if out is not None:
-        console.print(f"wrote {out}", soft_wrap=True, markup=False)
+        console.print(f"wrote {out}", soft_wrap=True)

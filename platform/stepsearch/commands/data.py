@@ -81,7 +81,7 @@ def inspect(
     fields = {"kind": "images", "path": path, "size": side, "channels": found.channels}
     fields |= {"skip_broken": True} if found.broken else {}
     line = safe_dump({"dataset": fields}, default_flow_style=None, sort_keys=False, width=10_000)
-    console.print(f"\n{line.rstrip()}", soft_wrap=True, markup=False)
+    console.print(f"\n{line.rstrip()}", soft_wrap=True)
 
 
 @data.command(
@@ -156,7 +156,7 @@ def encode(
             soft_wrap=True,
         )
     line = safe_dump({"dataset": {"kind": "latents", "path": str(out)}}, default_flow_style=None)
-    console.print(f"\n{line.rstrip()}", soft_wrap=True, markup=False)
+    console.print(f"\n{line.rstrip()}", soft_wrap=True)
 
 
 def _shown(results: Iterator[Encoded], shards: int, done: int) -> Iterable[Encoded]:

@@ -170,7 +170,7 @@ def reconcile(context: typer.Context, name: Name, storage: Storage = SEARCHES) -
     found = reconcile(reader.find(name, storage))
     for difference in found:
         mark = "mended" if difference.mended else "STAYS "
-        console.print(f"{mark} {difference}", soft_wrap=True, markup=False)
+        console.print(f"{mark} {difference}", soft_wrap=True)
     if not found:
         console.print("Optuna, the history and MLflow agree on every trial")
     if not all(difference.mended for difference in found):

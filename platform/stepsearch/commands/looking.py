@@ -67,7 +67,7 @@ def export(
         from stepsearch.search.result import SearchResult
 
         SearchResult.read(reader.find(name, storage)).export(out, trial, force=force)
-    console.print(f"wrote {out}")
+    console.print(f"wrote {out}", soft_wrap=True)
 
 
 @app.command()

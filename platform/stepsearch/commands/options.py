@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 SEARCHES = "searches"
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)
+"""Says words as they are: an error, a path or a label may hold [brackets] and :colons:."""
 
 File = Annotated[
     Path | None,

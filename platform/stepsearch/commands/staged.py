@@ -218,7 +218,7 @@ def _print(found: Found, rows: dict[str, Boundaries], asked: _Asked, console: Co
         table.add_row("gradient clusters", "--set gradients=300", "", "")
     console.print(table)
     for warning in found.warnings:
-        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
+        console.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _told(boundaries: Boundaries, kernel: KernelName) -> str:

@@ -31,7 +31,7 @@ def ui(config: SearchConfig, console: Console) -> None:
             f"its store is on the cluster: type `ui {config.name} --storage {config.storage}` "
             f"there, forward the port, and open http://127.0.0.1:5000/{table}"
         )
-    console.print(says, soft_wrap=True, markup=False)
+    console.print(says, soft_wrap=True)
 
 
 def export(result: SearchResult, trial: int | None, *, force: bool) -> None:

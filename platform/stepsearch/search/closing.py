@@ -29,7 +29,7 @@ def show_report(result: SearchResult, console: Console, address: str | None = No
     console.print(
         Group(_table(result, console.width), Text(), _verdict(result), Text(), _places(result))
     )
-    console.print(_next(result, address), soft_wrap=True, highlight=False)
+    console.print(_next(result, address), soft_wrap=True)
 
 
 def _table(result: SearchResult, width: int) -> RenderableType:

@@ -163,7 +163,7 @@ class Remote:
             self._tell(f"no searches at {self._server.address}; `submit FILE.yaml` begins one")
 
     def _tell(self, said: str) -> None:
-        self._console.print(said.rstrip(), soft_wrap=True, markup=False, highlight=False)
+        self._console.print(said.rstrip(), soft_wrap=True)
 
 
 def _why(job: Any) -> str:
