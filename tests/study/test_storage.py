@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import pytest
 
 from stepsearch.errors import UserError
-from stepsearch.study import Objective, Outcome, RandomConfig, Space, Study, TpeConfig
+from stepsearch.study import (
+    Objective,
+    Outcome,
+    RandomConfig,
+    Space,
+    StoredStudy,
+    Study,
+    TpeConfig,
+)
 from stepsearch.study import storage as backend
 
 Make = Callable[..., Study]
@@ -100,6 +110,35 @@ def test_sqlite_keeps_a_write_ahead_log_on_a_local_disk_only(
         study.ask(line)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["study.db", *beside]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@contextmanager
+def not_to_be_written(folder: Path) -> Iterator[None]:
+    """A folder of somebody else's; root, who may write in any, is nobody meanwhile."""
+    folder.chmod(0o555)
+    me, nobody = os.geteuid(), 65534
+    os.seteuid(me or nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_who_may_not_write_may_look(running: bool, line: Space) -> None:
+    with TemporaryDirectory(prefix="what? ") as folder:  # nobody may enter pytest's own
+        path = Path(folder) / "study.db"
+        study = Study.create(path, "search", [Objective("fd")], RandomConfig(), 0)
+        study.ask(line)
+        if not running:
+            study.close()
+        StoredStudy.look(path, "search").close()  # imports, which nobody may not
+        before = sorted(Path(folder).iterdir())
+        with not_to_be_written(Path(folder)), StoredStudy.look(path, "search") as seen:
+            assert [record.number for record in seen.trials()] == [0]
+            assert sorted(Path(folder).iterdir()) == before
+        study.close()
 
 
 @pytest.mark.parametrize("objectives", [("fd",), ("fd", "kid")])

@@ -123,7 +123,7 @@ class Curves:
         """
         config = parse(SearchConfig, folder.read_config())
         history = History(folder.history)
-        with StoredStudy.open(folder.study, config.name) as study:
+        with StoredStudy.look(folder.study, config.name) as study:
             records = [r for r in study.trials() if r.outcome == "finished"]
         wanted = [o.name for o in config.objectives] + list(config.guards or {})
         recordings = [_recording(r, history, [*wanted, *SECONDS]) for r in records]

@@ -22,7 +22,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from stepsearch.study.storage import check_there, open_file
+from stepsearch.study.storage import check_there, open_to_read
 
 KNOWN = [("v3.2.0.a",)]
 """The version of Optuna's tables that this reads."""
@@ -36,7 +36,7 @@ def in_memory(file: Path) -> InMemoryStorage | None:
     Raises UserError if there is no such file, and whatever a damaged one leads to.
     """
     check_there(file)
-    with closing(open_file(file.absolute())) as connection:
+    with closing(open_to_read(file.absolute())) as connection:
         connection.execute("BEGIN")  # one moment, though the search goes on
         if connection.execute("SELECT version_num FROM alembic_version").fetchall() != KNOWN:
             return None

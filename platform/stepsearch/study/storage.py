@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,16 @@ def open_file(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
     return connection
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """The same where one may only read: in somebody else's folder, on a disk mounted so."""
+    with suppress(sqlite3.OperationalError):
+        return open_file(path)
+    # A study that nobody has open has no log, whose index cannot be made here.
+    log = path.with_name(f"{path.name}-wal")
+    how = "mode=ro" if log.exists() else "immutable=1"
+    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=30)
 
 
 def _is_local(folder: Path) -> bool:
