@@ -15,6 +15,7 @@ from stepsearch.evaluation.judge import Judge
 from stepsearch.pictures import sample_grid
 from stepsearch.sampling.sampler import generate
 from stepsearch.search.trial import Report, Trial
+from trainers.alive import alive
 from trainers.judging import judge_of
 from trainers.stages import drawing_cost
 from trainers.stopwatch import Stopwatch
@@ -45,11 +46,12 @@ class Evaluation:
         others = [self._distance(denoiser, SAMPLING_SEED + k) for k in range(1, self._seeds)]
         if self.workers.rank > 0:
             return {}
-        judge = self._judge
         pictures = self.trial.folder / "pictures"
         pictures.mkdir(parents=True, exist_ok=True)
         sample_grid(images.numpy()).save(pictures / f"samples_{self.milestone:09d}.png")
-        scores = judge.score(images)
+        with alive(self._say):
+            judge = self._judge
+            scores = judge.score(images)
         if others:
             scores |= judge.band(scores, others)
         self.watch.lap("judging")
@@ -65,6 +67,10 @@ class Evaluation:
         config = self.config
         return judge_of(config.judge, config.dataset, self.trial.cache, self.workers.device)
 
+    def _say(self) -> bool:
+        """A sign of life."""
+        return self.report.progress(self.training.images_seen)
+
     def _images(self, denoiser: nn.Module, seed: int) -> Tensor:
         """Images [samples, C, H, W] from this noise, on the CPU of every worker."""
         config, training, data = self.config, self.training, self.config.dataset.load()
@@ -78,7 +84,7 @@ class Evaluation:
             seed=seed,
             class_shares=data.class_shares,
             workers=self.workers,
-            tick=lambda: self.report.progress(training.images_seen),  # a sign of life
+            tick=self._say,
             decode=decoder(data.vae, self.workers.device),
         )
         self.watch.lap("drawing")
@@ -89,7 +95,8 @@ class Evaluation:
         images = self._images(denoiser, seed)
         if self.workers.rank > 0:
             return math.nan
-        distance = self._judge.distance(images)
+        with alive(self._say):
+            distance = self._judge.distance(images)
         self.watch.lap("judging")
         return distance
 
