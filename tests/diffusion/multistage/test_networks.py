@@ -29,7 +29,10 @@ def dit(**changes: object) -> MultistageDiT:
     torch.manual_seed(0)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "trunk_layers": 1}
     fields = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "tail_layers": (3, 2, 1)}
-    return MultistageDiT(**fields | sizes | {"boundaries": BOUNDARIES} | changes).eval()
+    made: MultistageDiT = MultistageDiT(**fields | sizes | {"boundaries": BOUNDARIES} | changes)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # a new one would answer 0
+    return made.eval()
 
 
 @pytest.fixture(params=[unet, dit])

@@ -218,7 +218,8 @@ class MultistageDiT(MultistageModel):
     """The diffusion transformer (Peebles & Xie 2023): first blocks shared, a tail for each stage.
 
     A tail has as many blocks as its stage needs; one tail alone is diffusers'
-    DiTTransformer2DModel with a single class.
+    DiTTransformer2DModel with a single class. New weights are those of the authors' code,
+    adaLN-Zero: diffusers leaves torch's.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -242,6 +243,7 @@ class MultistageDiT(MultistageModel):
         self.decoders = nn.ModuleList(
             DiTDecoder(layers, width, heads, patch_size, out_channels) for layers in tail_layers
         )
+        _adaln_zero(self)
 
     def encode(self, sample: Tensor, time: Tensor) -> Features:
         x = self.pos_embed(sample)
@@ -295,6 +297,26 @@ def _blocks(layers: int, width: int, heads: int) -> nn.ModuleList:
     for block in blocks:
         block.norm1.emb.class_embedder.dropout_prob = 0  # there is no class to be dropped
     return blocks
+
+
+def _adaln_zero(network: nn.Module) -> None:
+    """Glorot's weights and no biases; blocks pass their input on, and decoders answer 0."""
+    module: Any
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, BasicTransformerBlock):
+            embedding: Any = module.norm1.emb
+            nn.init.normal_(embedding.class_embedder.embedding_table.weight, std=0.02)
+            nn.init.normal_(embedding.timestep_embedder.linear_1.weight, std=0.02)
+            nn.init.normal_(embedding.timestep_embedder.linear_2.weight, std=0.02)
+            nn.init.zeros_(module.norm1.linear.weight)
+        elif isinstance(module, DiTDecoder):
+            nn.init.zeros_(module.proj_out_1.weight)
+            nn.init.zeros_(module.proj_out_2.weight)
 
 
 def _through(block: nn.Module, x: Tensor, time: Tensor) -> Tensor:
