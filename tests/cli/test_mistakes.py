@@ -31,6 +31,8 @@ def assert_refused(ending: Ending, line: str) -> None:
     assert ending.err == f"error: {line}\n"
 
 
+LONG = "x" * 300
+"""A name that no file can have; a folder that may not be entered raises the same kind of error."""
 SPACE_KINDS = ", ".join(map(repr, SPACES))
 STRATEGY_KINDS = ", ".join(map(repr, STRATEGIES))
 REPORTED = (
@@ -251,6 +253,18 @@ WORDS = [
      "'no/where.json': No such file or directory"),
     (["show", "p2", "--json", "searches"],
      "--json must be a file that can be written, got 'searches': Is a directory"),
+    *[(words, f"--out must be a file that can be written, got '{LONG}.png': File name too long")
+      for words in (["strategies", "list", "--out", f"{LONG}.png"],
+                    ["stages", "digits", "--samples", "100", "--out", f"{LONG}.png"],
+                    ["data", "inspect", "searches", "--out", f"{LONG}.png"])],
+    (["stages", "digits", "--samples", "100", "--out", "/proc/a.png"],
+     "--out must be a file that can be written, got '/proc/a.png': No such file or directory"),
+    (["stages", LONG], f"DATASET must be one that can be read, got '{LONG}': File name too long"),
+    (["status", "--storage", LONG],
+     f"storage must be a folder that can be read, got '{{cwd}}/{LONG}': File name too long"),
+    *[([verb, LONG],
+       f"search must be one that can be read, got '{LONG}' in {{cwd}}/searches: File name too "
+       "long") for verb in ("status", "resume", "ui", "cancel")],
 ]  # fmt: skip
 
 

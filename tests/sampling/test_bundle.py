@@ -158,6 +158,11 @@ def test_an_existing_folder_is_left_alone(bundle, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["b", "mine"]
 
 
+def test_a_name_that_no_folder_can_have_is_refused_on_one_line(bundle, tmp_path):
+    with pytest.raises(UserError, match=r"^folder must be writable, got '.*': File name too long"):
+        write_bundle(tmp_path / ("b" * 300), bundle)
+
+
 @pytest.mark.parametrize("place", ["file/b", "file/deep/b", "/proc/stepsearch/b"])
 def test_a_folder_that_cannot_be_written_is_refused_on_one_line(place, bundle, tmp_path):
     (tmp_path / "file").touch()

@@ -11,9 +11,9 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
+from stepsearch.commands.outputs import written
 from stepsearch.commands.shown import process_of
 from stepsearch.diffusion.noise import VPConfig
-from stepsearch.errors import UserError
 from stepsearch.strategies import (
     DENSITIES,
     STRATEGIES,
@@ -113,13 +113,8 @@ def _areas_figure(found: Areas, alpha_bar: FloatArray, title: str) -> Figure:
 
 
 def _save(figure: Figure, out: Path) -> None:
-    try:
+    with written("--out", out):
         figure.savefig(out, dpi=110)
-    except (OSError, ValueError) as error:  # no such folder, or a format that is not known
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"--out must be a file that can be written, got {str(out)!r}: {reason}"
-        ) from None
 
 
 def _tell(console: Console, out: Path | None) -> None:

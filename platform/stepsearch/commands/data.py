@@ -62,7 +62,7 @@ def inspect(
     from rich.progress import track
     from yaml import safe_dump
 
-    from stepsearch.commands.outputs import check_picture
+    from stepsearch.commands.outputs import check_picture, written
     from stepsearch.config import parse
     from stepsearch.diffusion.datasets import ImagesConfig
     from stepsearch.diffusion.datasets.inspection import inspect_pictures, sheet
@@ -77,7 +77,9 @@ def inspect(
     console.print(_table(found))
     side = size or found.size
     if out is not None and found.sizes:
-        sheet(found, side, found.channels).save(out)
+        pictures = sheet(found, side, found.channels)
+        with written("--out", out):
+            pictures.save(out)
     fields = {"kind": "images", "path": path, "size": side, "channels": found.channels}
     fields |= {"skip_broken": True} if found.broken else {}
     line = safe_dump({"dataset": fields}, default_flow_style=None, sort_keys=False, width=10_000)

@@ -9,7 +9,7 @@ import typer
 
 from stepsearch.commands.options import SEARCHES, Name, Server, Storage, console, examples
 from stepsearch.commands.reading import Reader, is_elsewhere, place, recorded
-from stepsearch.errors import UserError
+from stepsearch.errors import StepsearchError
 
 app = typer.Typer()
 
@@ -33,7 +33,7 @@ def status(
     for each in found:
         try:
             show_report(SearchResult.read(recorded(each, storage)), console)
-        except UserError as error:
+        except StepsearchError as error:
             if name:
                 raise
             console.print(f"search {each} cannot be read: {error}", soft_wrap=True)

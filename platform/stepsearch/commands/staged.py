@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
-from stepsearch.commands.outputs import check_file, check_picture
+from stepsearch.commands.outputs import check_file, check_picture, written
 from stepsearch.config import parse
 from stepsearch.diffusion.datasets import DATASETS
 from stepsearch.diffusion.datasets.latents import MANIFEST
@@ -91,7 +91,9 @@ def show_stages(
     rows = methods(found) | ({} if asked.compare is None else {"compare": asked.compare})
     _print(found, rows, asked, console)
     if out is not None:
-        stages_figure(found, title=Path(dataset).stem).savefig(out)
+        figure = stages_figure(found, title=Path(dataset).stem)
+        with written("--out", out):
+            figure.savefig(out)
     if json is not None:
         write_json(json, _as_json(found, rows, asked))
 
@@ -143,6 +145,12 @@ def _absolute(dataset: str) -> str:
 def _read(dataset: str, values: dict[str, Any]) -> tuple[Tensor, bool]:
     """The training images or the latents, [N, C, ...], and whether they are pixels."""
     path = Path(dataset)
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise UserError(
+            f"DATASET must be one that can be read, got {dataset!r}: {error.strerror}"
+        ) from None
     if dataset in DATASETS and dataset not in _PLACES:
         return parse(DATASETS[dataset], {"kind": dataset} | values, "dataset").load().train, True
     if path.suffix == ".npy":
@@ -152,7 +160,7 @@ def _read(dataset: str, values: dict[str, Any]) -> tuple[Tensor, bool]:
     if (path / MANIFEST).is_file():
         encoded = {"kind": "latents", "path": dataset} | values
         return parse(DATASETS["latents"], encoded, "dataset").load().train, False
-    if path.exists() or "://" in dataset:
+    if exists or "://" in dataset:
         named = {"kind": "images", "path": dataset} | values
         return parse(DATASETS["images"], named, "dataset").load().train, True
     names = ", ".join(name for name in DATASETS if name not in _PLACES)

@@ -17,7 +17,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Nothing is left of it after an error. Raises UserError if `folder` exists or cannot be written.
     """
-    if folder.exists():
+    try:
+        exists = folder.exists()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if exists:
         raise UserError(f"folder must not exist yet, got {str(folder)!r}")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -25,7 +29,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, folder)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"folder must be writable, got {str(folder)!r}: {reason}") from error
+        raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"folder must be writable, got {str(folder)!r}: {error.strerror or error}")

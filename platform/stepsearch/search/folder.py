@@ -111,7 +111,13 @@ class SearchFolder:
         """The folder of an existing search. Raises UserError with the names that there are."""
         folder = cls.of(storage, name)
         folder.refresh()
-        if not folder.config.exists():
+        try:
+            found = folder.config.exists()
+        except OSError as error:  # somebody else's, or no name that a file can have
+            raise UserError(
+                f"search must be one that can be read, got {name!r} in {storage}: {error.strerror}"
+            ) from None
+        if not found:
             known = ", ".join(names(storage)) or "none yet"
             raise UserError(f"search must be one of those in {storage} ({known}), got {name!r}")
         return folder
@@ -231,5 +237,12 @@ def names(storage: Place) -> list[str]:
     if isinstance(storage, S3Url):
         bucket = Bucket(storage)
         return [name for name in bucket.folders() if bucket.read(f"{name}/search.yaml")]
+    try:
+        if storage.is_dir():
+            os.listdir(storage)  # glob would find nothing where it may not look
+    except OSError as error:
+        raise UserError(
+            f"storage must be a folder that can be read, got {str(storage)!r}: {error.strerror}"
+        ) from None
     files = storage.glob("*/search.yaml")
     return [f.parent.name for f in sorted(files, key=lambda f: f.stat().st_mtime)]
