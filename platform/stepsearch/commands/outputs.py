@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from errno import EACCES, EISDIR, ENOENT
+from errno import EACCES, EISDIR
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from stepsearch.errors import UserError
 
@@ -16,9 +17,12 @@ def check_file(option: str, path: Path | None) -> None:
     if path is None:
         return
     with written(option, path):
-        code = _obstacle(path)
-        if code:
-            raise OSError(code, os.strerror(code))
+        if not path.exists():
+            TemporaryFile(dir=path.parent).close()
+        elif path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
 
 
 def check_picture(option: str, path: Path | None, endings: Iterable[str]) -> None:
@@ -38,12 +42,3 @@ def written(option: str, path: Path) -> Iterator[None]:
         raise UserError(
             f"{option} must be a file that can be written, got {str(path)!r}: {reason}"
         ) from None
-
-
-def _obstacle(path: Path) -> int:
-    """What the system would say; 0 for nothing. Raises OSError."""
-    if path.is_dir():
-        return EISDIR
-    if not path.parent.is_dir():
-        return ENOENT
-    return 0 if os.access(path if path.exists() else path.parent, os.W_OK) else EACCES
