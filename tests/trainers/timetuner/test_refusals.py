@@ -80,8 +80,8 @@ def test_several_workers_are_welcome_and_missing_labels_are_refused(
     config: Any, tmp_path: Path
 ) -> None:
     config().check(workers=2)
-    for index in range(10):
-        Image.fromarray(np.full((8, 8), 20 * index, dtype=np.uint8)).save(
+    for index in range(20):
+        Image.fromarray(np.full((8, 8), 12 * index, dtype=np.uint8)).save(
             tmp_path / f"{index}.png"
         )
     unsorted = {"kind": "images", "path": str(tmp_path), "size": 8, "channels": 1}
