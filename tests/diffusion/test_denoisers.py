@@ -13,6 +13,7 @@ from stepsearch.config import parse
 from stepsearch.diffusion.datasets import Dataset, DigitsConfig
 from stepsearch.diffusion.denoisers import (
     DENOISERS,
+    DiTConfig,
     MultistageDiTConfig,
     MultistageUNetConfig,
     UNetConfig,
@@ -263,6 +264,27 @@ def test_data_in_which_algorithm_1_finds_no_three_stages_need_boundaries_of_ones
         str(error.value),
     )
     assert len(MultistageUNetConfig(decoders=((8, 8),) * 2).starts(few, noise)) == 1
+
+
+def test_a_new_transformer_with_stages_is_adaln_zero_as_the_one_without() -> None:
+    """Also after `from_config`, with which an exported script begins anew."""
+    made = MultistageDiTConfig(boundaries=(0.1, 0.4)).build_for(
+        data(1, 8, 8), VPConfig().build(), seed=0
+    )
+    plain = DiTConfig().build((1, 8, 8), seed=0)
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0, 300, 999])
+    labels = torch.zeros(3, dtype=torch.int64)
+    for network in (made, type(made).from_config(made.config)):
+        assert not network(x, t).sample.any()
+        tokens = network.pos_embed(x)
+        for block in (network.transformer_blocks[0], network.decoders[0].transformer_blocks[0]):
+            passed_on = block(tokens, timestep=t, class_labels=labels)
+            assert torch.equal(passed_on, tokens)
+            theirs = dict(plain.transformer_blocks[0].named_parameters())
+            for name, weight in block.named_parameters():
+                assert weight.std(correction=0).item() == pytest.approx(
+                    theirs[name].std(correction=0).item(), rel=0.2
+                )
 
 
 def test_one_stage_has_no_boundaries() -> None:
